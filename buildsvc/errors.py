@@ -1,0 +1,119 @@
+"""The errors that buildsvc and the sidecar raise on purpose.
+
+Each class is something that a caller acts on; ``exit_code`` is what a command ends with when
+nobody did. The codes are those of BSD's sysexits(3).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class BuildsvcError(Exception):
+    """Base of all expected errors; seen by itself only for a defect (EX_SOFTWARE).
+
+    The text says what went wrong and, where they are known, what was expected, what was found
+    and what to do. Instances survive pickling, so worker processes may raise them.
+    """
+
+    exit_code: ClassVar[int] = 70
+
+    def __init__(
+        self, message: str, *, expected: str = "", found: str = "", advice: str = ""
+    ) -> None:
+        parts = [message]
+        if expected:
+            parts.append(f"expected: {expected}")
+        if found:
+            parts.append(f"found: {found}")
+        if advice:
+            parts.append(f"what to do: {advice}")
+        # One finished string in ``args``: unpickling calls the class with it alone.
+        super().__init__("; ".join(parts))
+
+
+class UsageError(BuildsvcError):
+    """A command was called with arguments that make no sense together (EX_USAGE)."""
+
+    exit_code = 64
+
+
+class ConfigError(BuildsvcError):
+    """A setting is missing, wrong, or in conflict with another (EX_CONFIG)."""
+
+    exit_code = 78
+
+
+class EnvironmentUnfit(BuildsvcError):
+    """The machine lacks something that is needed: subuids, buildkitd… (EX_UNAVAILABLE)."""
+
+    exit_code = 69
+
+
+class RootInUse(BuildsvcError):
+    """Another sidecar works in this root directory (EX_TEMPFAIL)."""
+
+    exit_code = 75
+
+
+class CannotCreate(BuildsvcError):
+    """A local file, directory or socket cannot be created (EX_CANTCREAT)."""
+
+    exit_code = 73
+
+
+class StoreError(BuildsvcError):
+    """The object store did not do what was asked (EX_IOERR)."""
+
+    exit_code = 74
+
+
+class ObjectNotFound(StoreError):
+    """No object has this name."""
+
+
+class ObjectExists(StoreError):
+    """``create`` found an object of this name; it was left as it is."""
+
+
+class ShortObject(StoreError):
+    """The object ends before the range that was asked for: it was stored truncated."""
+
+
+class StoreUnavailable(StoreError):
+    """The store failed in passing: time-out, connection, 5xx. The one error that is retried.
+
+    Whether a ``put``, ``create`` or ``delete`` took effect is not known after it.
+    """
+
+    exit_code = 75
+
+
+class StoreRefused(StoreError):
+    """The store will not do it until somebody changes something (EX_NOPERM)."""
+
+    exit_code = 77
+
+
+class CacheError(BuildsvcError):
+    """The cache in the store cannot be used as it is (EX_DATAERR)."""
+
+    exit_code = 65
+
+
+class CorruptObject(CacheError):
+    """An object's bytes are not what its name, its digest or the format demands."""
+
+
+class UnsupportedFormat(CacheError):
+    """The object is of a format version that this buildsvc does not read."""
+
+
+class KeyMismatch(CacheError):
+    """The generation was made for another cache key or another kind of daemon."""
+
+
+class HeadConflict(CacheError):
+    """Somebody else published this generation number first (EX_TEMPFAIL)."""
+
+    exit_code = 75
