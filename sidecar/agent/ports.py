@@ -1,0 +1,115 @@
+"""Seams of the agent: what its gRPC services need from the parts that move bytes and hold leases."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
+
+DEMAND = 0
+"""Priority of what buildkitd waits for."""
+TRACE = 1
+"""Priority of what the last build used."""
+REST = 2
+"""Priority of everything else."""
+
+
+@dataclass(frozen=True)
+class FillResult:
+    """What one segment gave: files completed, bytes written, and the chunk indices that did not match their digest."""
+
+    files: int
+    bytes: int
+    corrupt: Sequence[int]
+
+
+class Unpacker(Protocol):
+    """Turns a staged tree and its chunks into a directory, in worker processes.
+
+    `tree` is the path of a serialised `Tree`, `target` the directory to become it. Calls for one
+    target are: `prepare`, then any number of `fill` (also several at a time), then `finish`. Each
+    may be repeated after a failure. All raise `CorruptObject` for a tree that is not valid.
+    """
+
+    async def prepare(self, tree: Path, target: Path, *, priority: int) -> int:
+        """Makes the directories; answers how many entries the tree's chunk table has."""
+
+    async def fill(
+        self, tree: Path, target: Path, segment: agent_pb2.Segment, *, priority: int
+    ) -> FillResult:
+        """Verifies each chunk of the segment and writes every piece that needs it. Leaves the segment's file."""
+
+    async def finish(self, tree: Path, target: Path, *, priority: int) -> None:
+        """Links, devices, whiteouts, and the metadata of directories, deepest first."""
+
+
+class Packer(Protocol):
+    """Reads trees and blobs into packs, in a worker process.
+
+    Every capture yields a `pack` event for each pack that was finished meanwhile, and as its last
+    event the captured object or a `skipped` one. It may wait until `release` has made room.
+    """
+
+    async def know(self, root: Path) -> None:
+        """Takes the chunks of a serialised `Root` as stored already."""
+
+    def capture_snapshot(
+        self, name: str, path: Path, *, idle: bool, again: bool
+    ) -> AsyncIterator[agent_pb2.CaptureEvent]:
+        """Packs the directory `path`. `again`: it may have changed since it was last read."""
+
+    def capture_blob(
+        self, digest: str, path: Path, *, idle: bool
+    ) -> AsyncIterator[agent_pb2.CaptureEvent]:
+        """Packs one content blob."""
+
+    def capture_directory(self, path: Path, *, idle: bool) -> AsyncIterator[agent_pb2.CaptureEvent]:
+        """Packs a directory of databases; its last event is `databases`."""
+
+    def flush(self) -> AsyncIterator[agent_pb2.CaptureEvent]:
+        """Closes the open pack, if any, and yields it."""
+
+    async def release(self, path: Path) -> None:
+        """Deletes a pack file that has been uploaded."""
+
+
+class Blobs(Protocol):
+    """buildkitd's content blobs, which can be there before their bytes are."""
+
+    on_break: Callable[[str], None]
+    """Called in the event loop with the digest of a blob that somebody waits for."""
+    on_lost: Callable[[str], None]
+    """Called in the event loop with a reason when a lease broke unserved and the root must be thrown away."""
+
+    async def probe(self, buildkit_root: Path) -> str | None:
+        """Why leases do not work below this directory; None when they do."""
+
+    async def place(self, digest: str, size: int, mtime_ns: int, *, leased: bool) -> None:
+        """Makes the blob known: as an empty file of its final size under a lease, or, not leased, not visible until finished."""
+
+    async def fill(
+        self, digest: str, segment: agent_pb2.Segment, *, priority: int
+    ) -> FillResult:
+        """Verifies and writes the chunks of a segment. Leaves the segment's file."""
+
+    async def finish(self, digest: str) -> None:
+        """The blob is whole: lets go of its lease, or moves it to its place."""
+
+    def path(self, digest: str) -> Path:
+        """Where buildkitd keeps the blob."""
+
+    def state(self) -> Sequence[agent_pb2.BlobState]:
+        """Every blob placed and not unlinked since."""
+
+    def pending(self) -> int:
+        """Leases broken and not yet served."""
+
+
+class Guard(Protocol):
+    """The process that must outlive the agent."""
+
+    async def gone(self) -> None:
+        """Returns when the guard has died; buildkitd is dead by then."""

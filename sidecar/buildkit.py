@@ -1,0 +1,109 @@
+"""The sidecar's own connection to buildkitd's Control API, over a private Unix socket.
+
+The socket is a second listener of the daemon: it needs no TLS, does not count as a
+client of the endpoint, and cannot be reached from a RUN step's mount namespace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+from buildsvc._proto.moby.buildkit.v1 import control_pb2, control_pb2_grpc
+
+
+@dataclass(frozen=True)
+class BuildStarted:
+    """A Solve that keeps a history record has begun."""
+
+    ref: str
+
+
+@dataclass(frozen=True)
+class BuildFinished:
+    """The Solve and its exports are over.
+
+    Seconds are BuildKit's own; ``error`` is empty for a success.
+    """
+
+    ref: str
+    seconds: float
+    steps_cached: int
+    steps_total: int
+    error: str
+
+
+BuildEvent = BuildStarted | BuildFinished
+
+
+class BuildKit:
+    """Calls on one running buildkitd.
+
+    Every method raises ``grpc.aio.AioRpcError`` when the daemon is gone; the
+    lifecycle learns of a daemon's death from the guard, never from here.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self._channel = grpc.aio.insecure_channel(
+            f"unix:{socket}",
+            # The daemon is not there yet when the first call is made: look again soon.
+            options=[
+                ("grpc.initial_reconnect_backoff_ms", 20),
+                ("grpc.min_reconnect_backoff_ms", 20),
+                ("grpc.max_reconnect_backoff_ms", 50),
+                ("grpc.enable_http_proxy", 0),
+            ],
+        )
+        self._stub = control_pb2_grpc.ControlStub(self._channel)
+
+    async def version(self, timeout: float) -> str:
+        """Wait up to ``timeout`` seconds for the daemon's answer and return its version."""
+        answer = await self._stub.Info(
+            control_pb2.InfoRequest(), timeout=timeout, wait_for_ready=True
+        )
+        return answer.buildkitVersion.version
+
+    async def active_builds(self) -> frozenset[str]:
+        """Refs of the builds under way at this moment, exports included."""
+        request = control_pb2.BuildHistoryRequest(ActiveOnly=True, EarlyExit=True)
+        return frozenset(
+            [event.record.Ref async for event in self._stub.ListenBuildHistory(request)]
+        )
+
+    async def builds(self) -> AsyncIterator[BuildEvent]:
+        """Starts and ends of builds, from those under way now on."""
+        request = control_pb2.BuildHistoryRequest(ActiveOnly=True)
+        async for event in self._stub.ListenBuildHistory(request):
+            record = event.record
+            if event.type == control_pb2.STARTED:
+                yield BuildStarted(record.Ref)
+            elif event.type == control_pb2.COMPLETE:
+                took = record.CompletedAt.ToNanoseconds() - record.CreatedAt.ToNanoseconds()
+                failed = record.HasField("error")
+                yield BuildFinished(
+                    ref=record.Ref,
+                    seconds=max(took, 0) / 1e9,
+                    steps_cached=record.numCachedSteps,
+                    steps_total=record.numTotalSteps,
+                    error=(record.error.message or "failed") if failed else "",
+                )
+
+    async def prune(self, filters: Sequence[str] = (), max_used_space: int = 0) -> int:
+        """Remove what matches and is not in use; return the bytes that were freed.
+
+        With ``max_used_space`` (bytes), least recently used records go until the rest
+        fits; without it everything that matches goes. buildkitd collects the snapshots'
+        directories before it answers.
+        """
+        request = control_pb2.PruneRequest(
+            filter=list(filters), all=True, maxUsedSpace=max_used_space
+        )
+        return sum([record.Size async for record in self._stub.Prune(request)])
+
+    async def close(self) -> None:
+        """Close the connection; calls under way are cancelled."""
+        await self._channel.close()

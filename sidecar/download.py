@@ -1,0 +1,146 @@
+"""Bounded downloads into the staging directory, the most urgent first."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from buildsvc.cache import chunks
+from buildsvc.store.contract import Store
+from sidecar.plan import Location
+from sidecar.segments import SegmentPlan, cut
+
+#: 0 demand, 1 trace, 2 rest; asked again each time a slot is free, since a prefetched
+#: object may be demanded while its segments wait.
+Urgency = Callable[[], int]
+
+
+class Slots:
+    """A semaphore over two amounts, downloads and staged bytes, with priorities.
+
+    An acquisition larger than the whole budget is let through alone, so that no
+    segment can wait for ever.
+    """
+
+    def __init__(self, downloads: int, staged_bytes: int) -> None:
+        self._downloads = downloads
+        self._budget = staged_bytes
+        self._staged = 0
+        self._running = 0
+        self._order = itertools.count()
+        self._waiting: dict[int, tuple[Urgency, int, asyncio.Future[None]]] = {}
+
+    @asynccontextmanager
+    async def download(self, size: int, urgency: Urgency) -> AsyncIterator[None]:
+        """Hold a download slot; ``size`` bytes stay accounted until ``unstage``."""
+        ticket = next(self._order)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[ticket] = (urgency, size, turn)
+        self._admit()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if self._waiting.pop(ticket, None) is None:
+                self._running -= 1
+                self.unstage(size)
+            raise
+        try:
+            yield
+        except BaseException:
+            self._staged -= size
+            raise
+        finally:
+            self._running -= 1
+            self._admit()
+
+    def unstage(self, size: int) -> None:
+        """Give back staged bytes: their file is gone."""
+        self._staged -= size
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and self._running < self._downloads:
+            ticket = min(self._waiting, key=lambda t: (self._waiting[t][0](), t))
+            _, size, turn = self._waiting[ticket]
+            if self._staged and self._staged + size > self._budget:
+                return
+            del self._waiting[ticket]
+            if turn.cancelled():
+                continue
+            self._running += 1
+            self._staged += size
+            turn.set_result(None)
+
+
+class Downloads:
+    """Fetches segments to files and small contents to memory."""
+
+    def __init__(self, store: Store, staging: Path, slots: Slots) -> None:
+        self._store = store
+        self._staging = staging
+        self._slots = slots
+        self._names = itertools.count(1)
+
+    async def segment(self, plan: SegmentPlan, urgency: Urgency) -> Path:
+        """Download one segment and return its file; ``released`` when the agent is done with it.
+
+        Raises:
+            StoreError: the store does not have it or does not answer.
+        """
+        path = self._staging / f"segment-{next(self._names)}"
+        async with self._slots.download(plan.size, urgency):
+            await self._write(plan, path)
+        return path
+
+    def released(self, plan: SegmentPlan) -> None:
+        """Take back the staged bytes of a segment whose file is gone."""
+        self._slots.unstage(plan.size)
+
+    async def content(self, locations: Iterable[Location], urgency: Urgency) -> bytes:
+        """Download and verify the chunks and return their concatenation.
+
+        Raises:
+            CorruptObject: a chunk is not what its name says.
+            StoreError: the store does not have it or does not answer.
+        """
+        indexed = list(enumerate(locations))
+        parts: dict[int, bytes] = {}
+        for plan in cut(indexed):
+            async with self._slots.download(plan.size, urgency):
+                got = [
+                    await self._store.get_range(part.name, part.start, part.length)
+                    for part in plan.ranges
+                ]
+            self._slots.unstage(plan.size)
+            buffer = b"".join(got)
+            for chunk in plan.chunks:
+                stored = buffer[chunk.offset : chunk.offset + chunk.stored]
+                parts[chunk.chunk] = await asyncio.to_thread(
+                    chunks.decode, stored, chunk.length, chunk.digest
+                )
+        return b"".join(parts[index] for index, _ in indexed)
+
+    async def content_file(self, locations: Iterable[Location], urgency: Urgency) -> Path:
+        """Like ``content``, into a staged file that the agent unlinks."""
+        data = await self.content(locations, urgency)
+        path = self._staging / f"content-{next(self._names)}"
+        await asyncio.to_thread(path.write_bytes, data)
+        return path
+
+    async def _write(self, plan: SegmentPlan, path: Path) -> None:
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+        descriptor = await asyncio.to_thread(os.open, path, flags, 0o600)
+        try:
+            for part in plan.ranges:
+                await self._store.get_range_to(
+                    part.name, part.start, part.length, descriptor, part.at
+                )
+        except BaseException:
+            await asyncio.to_thread(path.unlink)
+            raise
+        finally:
+            await asyncio.to_thread(os.close, descriptor)

@@ -1,0 +1,145 @@
+"""What a generation holds, as objects that can be fetched one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
+from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache.chunks import DIGEST_SIZE
+from buildsvc.cache.packs import pack_name
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectKey:
+    """A snapshot by its name or a blob by its digest; ``kind`` is an ``agent_pb2.ObjectKind``."""
+
+    kind: int
+    name: str
+
+    @staticmethod
+    def snapshot(name: str) -> ObjectKey:
+        """Name a snapshot."""
+        return ObjectKey(agent_pb2.OBJECT_KIND_SNAPSHOT, name)
+
+    @staticmethod
+    def blob(digest: str) -> ObjectKey:
+        """Name a content blob."""
+        return ObjectKey(agent_pb2.OBJECT_KIND_BLOB, digest)
+
+    @staticmethod
+    def from_proto(message: agent_pb2.ObjectId) -> ObjectKey:
+        """Read the wire form."""
+        return ObjectKey(message.kind, message.name)
+
+    def to_proto(self) -> agent_pb2.ObjectId:
+        """Return the wire form."""
+        return agent_pb2.ObjectId(kind=self.kind, name=self.name)  # type: ignore[arg-type]
+
+    @property
+    def is_blob(self) -> bool:
+        """Whether this is a content blob."""
+        return self.kind == agent_pb2.OBJECT_KIND_BLOB
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a stored chunk lies: object name, byte offset and stored bytes; ``length`` is unpacked."""
+
+    pack: str
+    offset: int
+    stored: int
+    length: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Where an object's bytes are.
+
+    ``tree`` is empty for blobs. ``data`` is in the order of the tree's chunk table.
+    """
+
+    tree: tuple[Location, ...]
+    data: tuple[Location, ...]
+
+    @property
+    def stored(self) -> int:
+        """Bytes to download for it."""
+        return sum(chunk.stored for chunk in self.tree) + sum(chunk.stored for chunk in self.data)
+
+
+class Plan:
+    """A Root made ready for fetching: locations, parents and the order of prefetching."""
+
+    def __init__(self, root: cache_pb2.Root) -> None:
+        self.root = root
+        self._packs = [pack_name(pack.digest) for pack in root.packs]
+        self._columns = list(
+            zip(
+                root.chunk_packs,
+                root.chunk_offsets,
+                root.chunk_stored,
+                root.chunk_lengths,
+                strict=True,
+            )
+        )
+        self.databases = self._content(root.databases)
+        self._parents = {s.info.name: s.info.parent for s in root.snapshots}
+        self.contents: dict[ObjectKey, Content] = {
+            ObjectKey.snapshot(snapshot.info.name): self._content(snapshot.tree)
+            for snapshot in root.snapshots
+            if snapshot.HasField("tree")
+        }
+        for blob in root.blobs:
+            self.contents[ObjectKey.blob(blob.digest)] = Content((), self._locations(blob.data))
+
+    def _locations(self, indices: Iterable[int]) -> tuple[Location, ...]:
+        found = []
+        for index in indices:
+            pack, offset, stored, length = self._columns[index]
+            digest = self.root.chunk_digests[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE]
+            found.append(Location(self._packs[pack], offset, stored, length, digest))
+        return tuple(found)
+
+    def _content(self, ref: cache_pb2.TreeRef) -> Content:
+        return Content(self._locations(ref.tree), self._locations(ref.data))
+
+    def traced(self) -> list[ObjectKey]:
+        """Objects that the last build used, the likeliest first.
+
+        A pod that started without a cache used layers in the order in which they were
+        built, so what a rebuild asks for first came last. In a restored pod the order
+        is that of the demands themselves.
+        """
+        used = list(self.root.trace.used)
+        if self.root.trace.cold:
+            used.reverse()
+        order: dict[ObjectKey, None] = {}
+        for name in used:
+            blob = ObjectKey.blob(name)
+            if blob in self.contents:
+                order[blob] = None
+            for snapshot in self._chain(name):
+                order[snapshot] = None
+        return list(order)
+
+    def rest(self, traced: Sequence[ObjectKey]) -> list[ObjectKey]:
+        """Everything that the trace does not name, smallest first: snapshots, then blobs."""
+        named = set(traced)
+        left = [key for key in self.contents if key not in named]
+        return sorted(left, key=lambda key: (key.is_blob, self.contents[key].stored))
+
+    def _chain(self, name: str) -> list[ObjectKey]:
+        """Return the snapshot and its ancestors as far as they have a tree, bottom first.
+
+        Mounting one needs them all, so the base that all chains share is fetched early.
+        """
+        chain: list[ObjectKey] = []
+        while name in self._parents:
+            key = ObjectKey.snapshot(name)
+            if key in self.contents:
+                chain.append(key)
+            name = self._parents[name]
+        return chain[::-1]
