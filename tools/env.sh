@@ -1,0 +1,49 @@
+# Where tools, the venv and images are cached. Sourced by the scripts beside it and by the Makefile's recipes.
+# shellcheck shell=bash
+#
+# Everything lives outside the source tree, so that the tree can be read-only and a clean checkout finds a warm cache.
+# Root's home is closed to other users, and the rootless user must read the cache: as root it is below /var/cache.
+
+BUILDSVC_ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+
+if [[ -z ${BUILDSVC_TOOLS:-} ]]; then
+  if [[ $(id -u) -eq 0 ]]; then
+    BUILDSVC_TOOLS=/var/cache/buildsvc/tools
+  else
+    BUILDSVC_TOOLS=${XDG_CACHE_HOME:-$HOME/.cache}/buildsvc/tools
+  fi
+fi
+BUILDSVC_BIN=$BUILDSVC_TOOLS/bin/current
+export BUILDSVC_ROOT BUILDSVC_TOOLS BUILDSVC_BIN
+
+say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+die() { say "error: $*"; exit 1; }
+
+# content_key FILE…: 16 hex digits that change when a file's content does. Order matters, names do not.
+content_key() { cat -- "$@" | sha256sum | cut -c1-16; }
+
+# with_lock NAME CMD…: runs CMD while no other process holds the lock NAME of this cache.
+with_lock() {
+  local name=$1
+  shift
+  mkdir -p "$BUILDSVC_TOOLS/locks"
+  flock "$BUILDSVC_TOOLS/locks/$name" "$@"
+}
+
+# point_at LINK DIR: makes LINK a symlink to DIR in one step, so that a reader never finds it missing.
+point_at() {
+  ln -sfn -- "$2" "$1.new.$$"
+  mv -T -- "$1.new.$$" "$1"
+}
+
+# as_root CMD…: runs CMD as root, through sudo where that is needed.
+as_root() {
+  if [[ $(id -u) -eq 0 ]]; then
+    "$@"
+  elif type -P sudo >/dev/null; then
+    sudo -- "$@"
+  else
+    say "needs root for: $*"
+    return 1
+  fi
+}
