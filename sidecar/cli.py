@@ -1,0 +1,183 @@
+"""The command line: ``sidecar run`` and the commands that talk to a running sidecar."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic.fields import FieldInfo
+
+from buildsvc.errors import BuildsvcError, UsageError
+from sidecar.endpoint import EarlyBind, settle
+from sidecar.settings import Settings
+from sidecar.sources import flag_name, load_settings
+from sidecar.versions import version_text
+
+_ABOUT = """\
+Runs beside an image build: restores the state of a warm BuildKit daemon from a cache, serves it
+to buildctl, and publishes the new state after the build."""
+
+_AFTER = """\
+Every setting is a flag (--cache-key), a variable (BUILDSVC_CACHE_KEY) or a key of the YAML file
+that --config or BUILDSVC_CONFIG names (cache_key); the first of these counts. Passwords never
+belong on the command line."""
+
+_CODES = """\
+exit codes: 0 done, 64 wrong usage, 65 unusable cache, 69 the machine or a sidecar is not fit or
+not there, 70 a defect, 73 a file cannot be created, 74 and 75 the store or a time-out, 77 no
+permission, 78 wrong settings"""
+
+
+Command = Callable[[argparse.Namespace, "EarlyBind | None"], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises UsageError where argparse would print and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, advice=f"{self.prog} --help")
+
+
+def report(error: BuildsvcError) -> int:
+    """Print an error for people on standard error and return its exit code."""
+    text = str(error)
+    for part in ("expected", "found", "what to do"):
+        text = text.replace(f"; {part}: ", f"\n  {part}: ")
+    sys.stderr.write(f"sidecar: error: {text}\n")
+    return error.exit_code
+
+
+def main(argv: Sequence[str], early: EarlyBind | None = None) -> int:
+    """Run one command and return its exit code; ``early`` is the socket that is bound already."""
+    try:
+        arguments = _parser().parse_args(argv)
+        command: Command = arguments.command
+        return command(arguments, early)
+    except BuildsvcError as error:
+        return report(error)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sidecar",
+        description=_ABOUT,
+        epilog=_CODES,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=version_text())
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def add(name: str, run: Command, text: str, epilog: str = "") -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(command=run)
+        sub.add_argument(
+            "--config", type=Path, metavar="FILE", help="YAML file with settings (BUILDSVC_CONFIG)"
+        )
+        return sub
+
+    _add_settings(add("run", _run, "Serve builds until SIGTERM.", _AFTER))
+    status = add("status", _status, "Show what the sidecar is doing.")
+    _add_root(status)
+    form = status.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print the status as JSON")
+    form.add_argument("--follow", action="store_true", help="print JSON lines as things change")
+    wait = add("wait-ready", _wait_ready, "Wait until builds are served.")
+    _add_root(wait)
+    wait.add_argument("--timeout", default="60s", metavar="DURATION", help="default: 60s")
+    _add_root(add("checkpoint", _checkpoint, "Publish the state of the idle daemon now, and wait."))
+    _add_settings(
+        add("config", _config, "Print the effective settings and where each came from.", _AFTER)
+    )
+    bundle = add("debug-bundle", _debug_bundle, "Pack logs, status and versions, no secrets.")
+    _add_root(bundle)
+    bundle.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: a new name")
+    agent = commands.add_parser(
+        "agent", help="The part inside the user namespace; run starts it.", add_help=False
+    )
+    agent.set_defaults(command=_agent)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    adders: dict[str, Callable[..., object]] = {}
+    for name, field in Settings.model_fields.items():
+        extra = field.json_schema_extra
+        assert isinstance(extra, dict)
+        title = str(extra["group"])
+        if title not in adders:
+            adders[title] = parser.add_argument_group(title).add_argument
+        _add_setting(adders[title], name, field, str(extra["metavar"]))
+
+
+def _add_setting(add: Callable[..., object], name: str, field: FieldInfo, metavar: str) -> None:
+    text = (field.description or "").replace("%", "%%")
+    if field.default not in (None, "", ()) and "Default:" not in text:
+        text += f" Default: {field.default}."
+    options: dict[str, Any] = {"metavar": metavar, "help": text, "default": argparse.SUPPRESS}
+    if metavar == "on|off":
+        # The bare flag switches on.
+        options |= {"nargs": "?", "const": "on"}
+    elif field.default == ():
+        options["action"] = "append"
+    add(flag_name(name), dest=name, **options)
+
+
+def _add_root(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--root",
+        default=argparse.SUPPRESS,
+        metavar="DIR",
+        help="root directory of the sidecar (BUILDSVC_ROOT)",
+    )
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    given = vars(arguments)
+    flags = {name: given[name] for name in Settings.model_fields if name in given}
+    return load_settings(flags, os.environ, arguments.config)
+
+
+def _run(arguments: argparse.Namespace, early: EarlyBind | None) -> int:
+    settings = _settings(arguments)
+    listener = settle(early, settings.address)
+    from sidecar.lifecycle import run
+    from sidecar.status import Status
+
+    return asyncio.run(run(settings, listener, Status()))
+
+
+def _config(arguments: argparse.Namespace, _early: EarlyBind | None) -> int:
+    settings = _settings(arguments)
+    import yaml
+
+    for name, value in settings.shown().items():
+        line = yaml.safe_dump({name: value}, default_flow_style=True, width=10_000).strip("{}\n ")
+        sys.stdout.write(f"{line}  # {settings.origin(name)}\n")
+    return 0
+
+
+def _agent(_arguments: argparse.Namespace, _early: EarlyBind | None) -> int:
+    # sidecar.__main__ takes this command before settings are ever imported.
+    raise UsageError("agent is started as `python -m sidecar agent`")
+
+
+def _status(arguments: argparse.Namespace, _early: EarlyBind | None) -> int:
+    raise UsageError("not connected")
+
+
+_wait_ready = _checkpoint = _debug_bundle = _status

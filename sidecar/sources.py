@@ -1,0 +1,132 @@
+"""Collects settings from flags, environment and file, and reports all that is wrong at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from buildsvc.errors import ConfigError
+from sidecar.settings import Settings, default_root
+
+PREFIX = "BUILDSVC_"
+
+# Kubernetes puts the address of each service of a namespace into every pod: a service named
+# "buildsvc" must not make settings unknown.
+_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT\w*)$|(^|_)PORT(_\d+_(TCP|UDP|SCTP)\w*)?$")
+
+# Variables of the scripts in tools/, which share the prefix.
+_NOT_OURS = frozenset({"CONFIG", "TOOLS", "BIN"})
+
+
+@dataclass
+class _Collected:
+    """Values by setting, the first source that has one wins."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def offer(self, name: str, value: object, origin: str) -> None:
+        if name not in Settings.model_fields:
+            near = get_close_matches(name, Settings.model_fields, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            self.problems.append(f"{origin}: no such setting{hint}")
+        elif name not in self.values:
+            self.values[name] = value
+            self.origins[name] = origin
+
+
+def flag_name(setting: str) -> str:
+    """Return the flag of a setting."""
+    return "--" + setting.replace("_", "-")
+
+
+def load_settings(
+    flags: Mapping[str, object], environ: Mapping[str, str], config: Path | None = None
+) -> Settings:
+    """Return the effective settings.
+
+    ``flags`` has the values given on the command line by setting name. ``config`` is the file
+    that ``--config`` names; without it ``BUILDSVC_CONFIG`` may name one. Raises ConfigError
+    that lists every problem with its origin.
+    """
+    found = _Collected()
+    for name, value in flags.items():
+        found.offer(name, value, flag_name(name))
+    for variable, text in sorted(environ.items()):
+        if _is_setting(variable):
+            found.offer(variable.removeprefix(PREFIX).lower(), text, variable)
+    named = str(config) if config is not None else environ.get(PREFIX + "CONFIG", "")
+    if named:
+        for key, value in _read_file(Path(named), found.problems).items():
+            found.offer(str(key), value, f"{named}: {key}")
+    found.values.setdefault("root", default_root(environ))
+    _refuse_secrets(found)
+    settings = None
+    try:
+        settings = Settings.model_validate(found.values)
+    except ValidationError as error:
+        found.problems += _explain(error, found.origins)
+    if settings is None or found.problems:
+        raise ConfigError("\n".join(["the settings are wrong:", *found.problems]))
+    return settings.with_origins(found.origins)
+
+
+def _is_setting(variable: str) -> bool:
+    name = variable.removeprefix(PREFIX)
+    if name == variable or name in _NOT_OURS:
+        return False
+    return name.lower() in Settings.model_fields or not _SERVICE_LINK.search(name)
+
+
+def _read_file(path: Path, problems: list[str]) -> Mapping[object, object]:
+    # Not needed, and so not loaded, where there is no file.
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{path}: cannot be read: {error}")
+        return {}
+    except yaml.YAMLError as error:
+        problems.append(f"{path}: is no YAML: {error}")
+        return {}
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        problems.append(f"{path}: expected a mapping of settings, found {type(content).__name__}")
+        return {}
+    # An empty value is one that was left out.
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def _refuse_secrets(found: _Collected) -> None:
+    """Every process of the pod can read a command line: no password may be on it."""
+    if found.origins.get("store") == flag_name("store"):
+        authority = str(found.values["store"]).partition("://")[2].partition("/")[0]
+        if "@" in authority:
+            found.problems.append(
+                "--store: has a password in it, which other processes could read; set "
+                f"{PREFIX}STORE or the file's store instead"
+            )
+
+
+def _explain(error: ValidationError, origins: Mapping[str, str]) -> list[str]:
+    lines = []
+    for detail in error.errors(include_url=False, include_context=False):
+        name = str(detail["loc"][0]) if detail["loc"] else ""
+        text = detail["msg"].removeprefix("Value error, ")
+        if not name:
+            lines.append(text)
+            continue
+        found = detail["input"]
+        # Validators of this package quote what they found.
+        quoted = "" if repr(found) in text else f", found {found!r}"
+        lines.append(f"{origins.get(name, name)}: {text}{quoted}")
+    return lines

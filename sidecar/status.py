@@ -1,0 +1,318 @@
+"""The state of one sidecar as others see it: a model without input or output.
+
+The lifecycle and its parts report here; the HTTP pages, the metrics, ``sidecar status`` and
+the progress display read. Everything happens on one event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from sidecar.timeline import Attribute, Kind, Span, Timeline
+
+SCHEMA = 1
+"""Version of :meth:`Status.snapshot`; grows when a field changes its meaning or goes."""
+
+
+class Phase(StrEnum):
+    """Where a sidecar is in its life; it only ever goes forward."""
+
+    STARTING = "starting"
+    RESTORING = "restoring"
+    STARTING_DAEMON = "starting-daemon"
+    READY = "ready"
+    DRAINING = "draining"
+    PUBLISHING = "publishing"
+    STOPPED = "stopped"
+
+
+class Advice(StrEnum):
+    """What whoever saw a build fail should do."""
+
+    OK = "ok"
+    RUN_AGAIN = "run-again"
+    BUILD_FAILED = "build-failed"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The generation that was restored or published. ``asked_key`` differs after a fallback."""
+
+    asked_key: str
+    found_key: str
+    number: int
+    created_unix: float
+
+
+@dataclass
+class _Object:
+    """One snapshot or blob that was fetched."""
+
+    why: str
+    used: bool = False
+
+
+class Status:
+    """What the sidecar is doing and has done.
+
+    ``started`` is the clock's value at process start; ``clock`` counts seconds and never goes
+    back, ``wall`` is Unix time.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        spans: int = 4000,
+    ) -> None:
+        self._clock = clock
+        self._wall = wall
+        self._origin = clock()
+        self.started_unix = wall()
+        self.version = 0
+        self._changed = asyncio.Event()
+        self.phase = Phase.STARTING
+        self._phase_since = 0.0
+        self.phase_seconds: dict[str, float] = {}
+        self.waiting_for = "the sidecar is starting"
+        self.cold_reason: str | None = None
+        self.restored: Generation | None = None
+        self.published: Generation | None = None
+        self.endpoint = ""
+        self.http = ""
+        self.tls = False
+        self.isolated = False
+        self.epoch = 0
+        self.advice = Advice.OK
+        self.advice_detail = ""
+        self.advice_unix: float | None = None
+        self._lost_at = -1.0
+        self.objects_total = 0
+        self.timeline = Timeline(spans)
+        self._objects: dict[str, _Object] = {}
+        self.counts: Counter[str] = Counter()
+        self.labelled: dict[str, Counter[str]] = {}
+        self.demand_waited = 0.0
+
+    def now(self) -> float:
+        """Seconds since the sidecar's start."""
+        return self._clock() - self._origin
+
+    # Phases and facts
+
+    def enter(self, phase: Phase, waiting_for: str = "") -> None:
+        """Begin a phase; ``waiting_for`` tells a client that is not served yet what is missing."""
+        now = self.now()
+        self.phase_seconds = self._seconds_by_phase(now)
+        self.phase, self._phase_since = phase, now
+        self.waiting_for = waiting_for or phase.value
+        self._touch()
+
+    def _seconds_by_phase(self, now: float) -> dict[str, float]:
+        before = self.phase_seconds.get(self.phase.value, 0.0)
+        return {**self.phase_seconds, self.phase.value: before + now - self._phase_since}
+
+    @property
+    def ready(self) -> bool:
+        """Whether a client that connects now is served by a daemon."""
+        return self.phase is Phase.READY
+
+    def serves(self, endpoint: str, *, tls: bool, isolated: bool) -> None:
+        """Say where clients connect, and whether RUN steps have a network of their own."""
+        self.endpoint, self.tls, self.isolated = endpoint, tls, isolated
+        self._touch()
+
+    def serves_http(self, address: str) -> None:
+        """Say where the HTTP pages are."""
+        self.http = address
+        self._touch()
+
+    def restores(self, generation: Generation, objects: int) -> None:
+        """Say which generation is being restored and how many snapshots and blobs it has."""
+        self.restored, self.objects_total = generation, objects
+        self._touch()
+
+    def went_cold(self, reason: str, detail: str) -> None:
+        """Say that the daemon starts without a cache.
+
+        ``reason`` is one of a few words, a metric's label (``no-store``, ``no-generation``,
+        ``store-unavailable``, ``unsupported-format``, ``corrupt``, ``time-out``,
+        ``daemon-refused``, ``root-lost``); ``detail`` is for people.
+        """
+        self.cold_reason = detail
+        self.count("cold_starts", reason)
+        self.begin(Kind.COLD, reason, detail=detail).end()
+
+    def was_published(self, generation: Generation) -> None:
+        """Say that a new generation is there for others."""
+        self.published = generation
+        self._touch()
+
+    def lost_root(self, epoch: int, reason: str) -> None:
+        """Say that the cache under the daemon is gone and that it moved to an empty root.
+
+        ``epoch`` is the new root's number. Builds that were running fail through no fault of
+        their own, so the advice is to run them again.
+        """
+        self.epoch = epoch
+        self._lost_at = self.now()
+        self.counts["roots_lost"] += 1
+        self._advise(Advice.RUN_AGAIN, f"the cache was lost ({reason}); builds go on cold")
+
+    def _advise(self, advice: Advice, detail: str) -> None:
+        self.advice, self.advice_detail, self.advice_unix = advice, detail, self._wall()
+        self._touch()
+
+    # Counting
+
+    def count(self, name: str, label: str = "", by: int = 1) -> None:
+        """Add to a counter; with a label, to one of a family (errors by class and the like)."""
+        if label:
+            self.labelled.setdefault(name, Counter())[label] += by
+        else:
+            self.counts[name] += by
+        self._touch()
+
+    def failed(self, error: BaseException) -> None:
+        """Count an error by its class."""
+        self.count("errors", type(error).__name__)
+
+    def skipped_checkpoint(self, reason: str) -> None:
+        """Count a checkpoint that was not taken: ``busy``, ``unchanged``, ``unclean``…"""
+        self.count("checkpoints_skipped", reason)
+
+    def packed(self, size: int) -> None:
+        """Count bytes of finished packs."""
+        self.count("packed_bytes", by=size)
+
+    def used(self, name: str, waited: float = 0.0) -> None:
+        """Count the first use of a snapshot or blob; ``waited`` seconds, 0 when it was there."""
+        self._objects.setdefault(name, _Object("local")).used = True
+        if waited:
+            self.counts["demand_waits"] += 1
+            self.demand_waited += waited
+        self._touch()
+
+    def objects(self) -> dict[str, int]:
+        """Count the restored generation's objects by what became of them."""
+        fetched = [item for item in self._objects.values() if item.why != "local"]
+        ahead = [item for item in fetched if item.why != "demand"]
+        hits = sum(item.used for item in ahead)
+        return {
+            "total": self.objects_total,
+            "fetched": len(fetched),
+            "demand": len(fetched) - len(ahead),
+            "prefetch": hits,
+            "never_needed": len(ahead) - hits,
+        }
+
+    # The timeline
+
+    def begin(self, kind: Kind, name: str, **attributes: Attribute) -> Span:
+        """Begin a span. What is counted is taken from the attributes when it ends.
+
+        A fetch has ``object`` (snapshot or blob), ``why`` (demand, trace or rest) and in the end
+        ``bytes`` and ``waited``; a build ``seconds`` and ``error``; an upload ``bytes``.
+        """
+        span = Span(self, self.timeline.next_id(), kind, name, dict(attributes))
+        self.timeline.add(span)
+        self.span_changed(span)
+        return span
+
+    def span_changed(self, span: Span) -> None:
+        """Let readers see the span again (sidecar.timeline.Recorder)."""
+        span.revision = self.version + 1
+        self._touch()
+
+    def span_ended(self, span: Span) -> None:
+        """Count what the span was about (sidecar.timeline.Recorder)."""
+        self.span_changed(span)
+        size = int(span.attributes.get("bytes") or 0)
+        if span.kind is Kind.FETCH and span.outcome == "ok":
+            why = str(span.attributes.get("why", "rest"))
+            self._objects.setdefault(span.name, _Object(why)).why = why
+            self.count("fetched_bytes", why, size)
+            self.count("fetched_objects", why)
+        elif span.kind is Kind.UPLOAD and span.outcome == "ok":
+            self.count("uploaded_bytes", by=size)
+        elif span.kind is Kind.CHECKPOINT and span.outcome == "ok":
+            self.count("checkpoints")
+        elif span.kind is Kind.BUILD:
+            self._build_ended(span)
+
+    def _build_ended(self, span: Span) -> None:
+        self.count("builds", span.outcome)
+        # A build that was running when the root was lost says nothing about itself.
+        if span.begin < self._lost_at:
+            return
+        if span.outcome == "ok":
+            self._advise(Advice.OK, "")
+        else:
+            self._advise(Advice.BUILD_FAILED, str(span.attributes.get("error", "")))
+
+    # Readers
+
+    def _touch(self) -> None:
+        self.version += 1
+        self._changed.set()
+        # Those who wait hold the old event; later ones must not find it set.
+        self._changed = asyncio.Event()
+
+    async def changed(self, version: int) -> int:
+        """Wait until the version is above ``version`` and return it."""
+        while self.version <= version:
+            await self._changed.wait()
+        return self.version
+
+    async def until(self, condition: Callable[[Status], bool]) -> None:
+        """Wait until the condition holds; it is looked at after each change."""
+        while not condition(self):
+            await self._changed.wait()
+
+    def snapshot(self, since: int = 0) -> dict[str, Any]:
+        """Return everything, ready for JSON; of the timeline what changed after version ``since``.
+
+        docs/operations.md describes the fields.
+        """
+        seconds = self._seconds_by_phase(self.now())
+        return {
+            "schema": SCHEMA,
+            "version": self.version,
+            "started_unix": self.started_unix,
+            "now": round(self.now(), 4),
+            "phase": self.phase.value,
+            "ready": self.ready,
+            "waiting_for": "" if self.ready else self.waiting_for,
+            "endpoint": {"address": self.endpoint, "tls": self.tls, "isolated": self.isolated},
+            "http": self.http,
+            "epoch": self.epoch,
+            "cold_reason": self.cold_reason,
+            "restored": self._shown(self.restored),
+            "published": self._shown(self.published),
+            "advice": {
+                "what": self.advice.value,
+                "detail": self.advice_detail,
+                "epoch": self.epoch,
+                "unix": self.advice_unix,
+            },
+            "objects": self.objects(),
+            "demand_waited_seconds": round(self.demand_waited, 4),
+            "counts": dict(self.counts),
+            "by": {name: dict(counter) for name, counter in self.labelled.items()},
+            "phase_seconds": {phase: round(took, 4) for phase, took in seconds.items()},
+            "timeline": [span.shown() for span in self.timeline if span.revision > since],
+            "timeline_dropped": self.timeline.dropped,
+        }
+
+    def _shown(self, generation: Generation | None) -> dict[str, Any] | None:
+        if generation is None:
+            return None
+        age = self._wall() - generation.created_unix
+        return {**asdict(generation), "age_seconds": round(max(age, 0.0), 3)}
