@@ -4,6 +4,8 @@ Each class is something that a caller acts on; ``exit_code`` is what a command e
 nobody did. The codes are those of BSD's sysexits(3).
 """
 
+# ruff: noqa: N818 - the names say what happened; the base classes end in Error.
+
 from __future__ import annotations
 
 from typing import ClassVar
@@ -78,6 +80,10 @@ class ObjectExists(StoreError):
 
 class ShortObject(StoreError):
     """The object ends before the range that was asked for: it was stored truncated."""
+
+
+class InvalidName(StoreError):
+    """No store takes this object name: a defect of the caller, or data of a hostile store."""
 
 
 class StoreUnavailable(StoreError):

@@ -1,0 +1,134 @@
+"""A wrapper that counts what passes through a store."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from buildsvc.errors import StoreError
+from buildsvc.store.pages import next_page
+from buildsvc.store.threads import Threads
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+    from buildsvc.store.contract import ObjectStat, Store
+
+
+@dataclass(slots=True)
+class StoreUse:
+    """Running totals, to be read at any time. Operations are named as the contract's methods."""
+
+    bytes_in: int = 0
+    """Bytes of objects read from the store, by operations that succeeded."""
+    bytes_out: int = 0
+    """Bytes of objects written to the store, by operations that succeeded."""
+    operations: Counter[str] = field(default_factory=Counter)
+    """Operations begun; a listing counts once for each page."""
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Time spent in operations that ended, however they did."""
+    errors: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Operations that raised a ``StoreError``: operation, name of the error's class."""
+    in_flight: int = 0
+    """Operations begun and not ended."""
+
+
+class MeteredStore:
+    """``inner``, with every operation entered into ``use``.
+
+    Outside a ``RetryingStore`` it counts what was asked for; inside, what was sent. ``clock``
+    gives seconds.
+    """
+
+    def __init__(
+        self, inner: Store, use: StoreUse, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._inner = inner
+        self._use = use
+        self._clock = clock
+        self._threads = Threads(1, "meter")
+
+    async def get(self, name: str) -> bytes:
+        """See ``Store.get``."""
+        with self._entry("get"):
+            data = await self._inner.get(name)
+            self._use.bytes_in += len(data)
+            return data
+
+    async def get_range(self, name: str, start: int, length: int) -> bytes:
+        """See ``Store.get_range``."""
+        with self._entry("get_range"):
+            data = await self._inner.get_range(name, start, length)
+            self._use.bytes_in += len(data)
+            return data
+
+    async def get_range_to(self, name: str, start: int, length: int, fd: int, at: int = 0) -> int:
+        """See ``Store.get_range_to``."""
+        with self._entry("get_range_to"):
+            copied = await self._inner.get_range_to(name, start, length, fd, at)
+            self._use.bytes_in += copied
+            return copied
+
+    async def put(self, name: str, data: bytes) -> None:
+        """See ``Store.put``."""
+        with self._entry("put"):
+            await self._inner.put(name, data)
+            self._use.bytes_out += len(data)
+
+    async def put_file(self, name: str, path: Path) -> None:
+        """See ``Store.put_file``."""
+        size = (await self._threads.run(path.stat)).st_size
+        with self._entry("put_file"):
+            await self._inner.put_file(name, path)
+            self._use.bytes_out += size
+
+    async def create(self, name: str, data: bytes) -> None:
+        """See ``Store.create``."""
+        with self._entry("create"):
+            await self._inner.create(name, data)
+            self._use.bytes_out += len(data)
+
+    async def stat(self, name: str) -> ObjectStat:
+        """See ``Store.stat``."""
+        with self._entry("stat"):
+            return await self._inner.stat(name)
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
+        """See ``Store.list``."""
+        entries = self._inner.list(prefix)
+        while True:
+            with self._entry("list"):
+                page = await next_page(entries)
+            if not page:
+                return
+            for stat in page:
+                yield stat
+
+    async def delete(self, name: str) -> None:
+        """See ``Store.delete``."""
+        with self._entry("delete"):
+            await self._inner.delete(name)
+
+    async def close(self) -> None:
+        """See ``Store.close``."""
+        self._threads.close()
+        await self._inner.close()
+
+    @contextmanager
+    def _entry(self, operation: str) -> Iterator[None]:
+        use = self._use
+        use.operations[operation] += 1
+        use.in_flight += 1
+        began = self._clock()
+        try:
+            yield
+        except StoreError as error:
+            use.errors[operation, type(error).__name__] += 1
+            raise
+        finally:
+            use.in_flight -= 1
+            use.seconds[operation] += self._clock() - began

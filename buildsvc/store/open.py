@@ -1,0 +1,56 @@
+"""From a store's address to the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from buildsvc.errors import ConfigError
+from buildsvc.store.http import DEFAULT_TIMEOUTS, HttpStore, HttpTimeouts
+from buildsvc.store.local import LocalStore
+
+if TYPE_CHECKING:
+    from buildsvc.store.contract import Store
+
+
+def open_store(address: str, timeouts: HttpTimeouts = DEFAULT_TIMEOUTS) -> Store:
+    """The bare store at ``file:///directory``, a plain path, or ``http(s)://host[:port][/base]``.
+
+    Touches neither disk nor network; the first operation does. Wrappers are the caller's choice.
+
+    Raises:
+        ConfigError: the address is of no known kind.
+    """
+    parts = urlsplit(address)
+    if not address or "\0" in address:
+        raise ConfigError("the store's address is empty or has a NUL", expected=_KINDS)
+    if "://" not in address:
+        return LocalStore(Path(address).absolute())
+    if parts.scheme == "file":
+        if parts.netloc not in {"", "localhost"} or parts.query or parts.fragment:
+            raise ConfigError(
+                "a file address names a directory of this machine",
+                expected="file:///directory",
+                found=address,
+            )
+        return LocalStore(Path(unquote(parts.path)))
+    if parts.scheme in {"http", "https"}:
+        if "@" in parts.netloc:
+            # Not repeated in the text: it ends in logs.
+            raise ConfigError(
+                "the store's address contains credentials",
+                expected="an address without user and password",
+                advice="addresses are logged and seen in process lists; take them out",
+            )
+        if not parts.hostname or parts.query or parts.fragment:
+            raise ConfigError(
+                "not the address of an object server",
+                expected="http://host[:port][/base]",
+                found=address,
+            )
+        return HttpStore(address, timeouts)
+    raise ConfigError("no such kind of store", expected=_KINDS, found=address)
+
+
+_KINDS = "file:///directory, a path, or http(s)://host[:port][/base]"

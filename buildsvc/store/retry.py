@@ -1,0 +1,187 @@
+"""A wrapper that tries again what failed in passing: the one layer that does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
+
+from buildsvc.errors import StoreUnavailable
+from buildsvc.store.pages import next_page
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from buildsvc.store.contract import ObjectStat, Store
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Sleep = Callable[[float], Awaitable[None]]
+OnRetry = Callable[[str, int, BaseException], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How long one operation is worth trying. Times in seconds."""
+
+    attempts: int = 6
+    first_wait: float = 0.1
+    """Doubles from one attempt to the next."""
+    longest_wait: float = 5.0
+    jitter: float = 0.1
+    """At most this much is added to each wait, at random."""
+    deadline: float = 120.0
+    """For all attempts and waits together; an attempt under way is cancelled."""
+
+
+DEFAULT_POLICY = RetryPolicy()
+
+
+def _silent(_operation: str, _attempt: int, _error: BaseException) -> None:
+    return None
+
+
+class RetryingStore:
+    """``inner``, with ``StoreUnavailable`` retried within ``policy``; other errors pass at once.
+
+    Every operation of the contract but ``create`` is idempotent. A ``create`` whose answer was
+    lost may find its own object when it is tried again: that is ``ObjectExists``, and the caller
+    reads and compares. ``StoreUnavailable`` from a write leaves open whether it took effect.
+
+    ``on_retry`` is told operation, number of the failed attempt (from 1) and error before each
+    wait. ``sleep`` waits.
+    """
+
+    def __init__(
+        self,
+        inner: Store,
+        policy: RetryPolicy = DEFAULT_POLICY,
+        *,
+        on_retry: OnRetry = _silent,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._inner = inner
+        self._policy = policy
+        self._on_retry = on_retry
+        self._sleep = sleep
+
+    async def get(self, name: str) -> bytes:
+        """See ``Store.get``."""
+        return await self._persist("get", self._inner.get, name)
+
+    async def get_range(self, name: str, start: int, length: int) -> bytes:
+        """See ``Store.get_range``."""
+        return await self._persist("get_range", self._inner.get_range, name, start, length)
+
+    async def get_range_to(self, name: str, start: int, length: int, fd: int, at: int = 0) -> int:
+        """See ``Store.get_range_to``."""
+        return await self._persist(
+            "get_range_to", self._inner.get_range_to, name, start, length, fd, at
+        )
+
+    async def put(self, name: str, data: bytes) -> None:
+        """See ``Store.put``."""
+        await self._persist("put", self._inner.put, name, data)
+
+    async def put_file(self, name: str, path: Path) -> None:
+        """See ``Store.put_file``."""
+        await self._persist("put_file", self._inner.put_file, name, path)
+
+    async def create(self, name: str, data: bytes) -> None:
+        """See ``Store.create``, and above about ``ObjectExists``."""
+        await self._persist("create", self._inner.create, name, data)
+
+    async def stat(self, name: str) -> ObjectStat:
+        """See ``Store.stat``."""
+        return await self._persist("stat", self._inner.stat, name)
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
+        """See ``Store.list``; a listing that breaks is begun anew, after the last name given."""
+        listing = _Listing(self._inner, prefix)
+        while page := await self._persist("list", listing.next_page):
+            for stat in page:
+                yield stat
+
+    async def delete(self, name: str) -> None:
+        """See ``Store.delete``."""
+        await self._persist("delete", self._inner.delete, name)
+
+    async def close(self) -> None:
+        """See ``Store.close``."""
+        await self._inner.close()
+
+    async def _persist(
+        self,
+        operation: str,
+        call: Callable[P, Awaitable[T]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        policy = self._policy
+        last: deque[BaseException] = deque(maxlen=1)
+
+        def before_sleep(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            if error is not None:
+                last.append(error)
+                self._on_retry(operation, state.attempt_number, error)
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(StoreUnavailable),
+            stop=stop_after_attempt(policy.attempts),
+            wait=wait_exponential_jitter(policy.first_wait, policy.longest_wait, 2, policy.jitter),
+            sleep=self._sleep,
+            before_sleep=before_sleep,
+            reraise=True,
+        )
+        timeout = asyncio.timeout(policy.deadline)
+        try:
+            async with timeout:
+                return await retrying(call, *args, **kwargs)
+        except TimeoutError as error:
+            if not timeout.expired():
+                raise
+            raise StoreUnavailable(
+                f"{operation} was given up",
+                expected=f"an answer within {policy.deadline:g} s",
+                found=str(last[-1]) if last else "none",
+            ) from error
+
+
+class _Listing:
+    """A listing that can go on after an error."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._entries: AsyncIterator[ObjectStat] | None = None
+        self._last = ""
+
+    async def next_page(self) -> tuple[ObjectStat, ...]:
+        if self._entries is None:
+            self._entries = self._after(self._last)
+        try:
+            page = await next_page(self._entries)
+        except StoreUnavailable:
+            self._entries = None
+            raise
+        if page:
+            self._last = page[-1].name
+        return page
+
+    async def _after(self, last: str) -> AsyncIterator[ObjectStat]:
+        async for stat in self._store.list(self._prefix):
+            if stat.name > last:
+                yield stat
