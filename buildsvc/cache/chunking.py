@@ -12,12 +12,15 @@ the store does not know yet, so a change of them uploads everything once.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from mmap import mmap
+from typing import TYPE_CHECKING
 
 from pyfastcdc import FastCDC
 
 from buildsvc.cache.chunks import MAX_LENGTH
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from mmap import mmap
 
 MIN_CHUNK = 256 << 10
 """Bytes below which there is no cut, but at a file's end."""

@@ -13,15 +13,14 @@ checking a pack, or rebuilding what is known of it.
 
 from __future__ import annotations
 
-import os
 import struct
 import sys
 import tempfile
 from array import array
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import blake3
 
@@ -34,6 +33,9 @@ from buildsvc.cache.chunks import (
     split_digests,
 )
 from buildsvc.errors import CorruptObject, UnsupportedFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 FORMAT_VERSION = 1
 TARGET_SIZE = 24 << 20
@@ -127,8 +129,9 @@ class _OpenPack:
     """A pack file that is being written."""
 
     def __init__(self, directory: Path) -> None:
-        self._fd, name = tempfile.mkstemp(dir=directory, prefix=".open-", suffix=".pack")
+        fd, name = tempfile.mkstemp(dir=directory, prefix=".open-", suffix=".pack")
         self._path = Path(name)
+        self._file = open(fd, "wb", buffering=0)  # noqa: SIM115 - closed by finish or discard
         self._hasher = blake3.blake3()
         self._chunks: dict[bytes, tuple[int, int]] = {}
         self.size = 0
@@ -148,7 +151,7 @@ class _OpenPack:
         self._write(index)
         trailer = _TRAILER.pack(digest(index), self.size, len(index), FORMAT_VERSION, _MAGIC)
         self._write(trailer)
-        os.close(self._fd)
+        self._file.close()
         name = self._hasher.digest()
         path = directory / f"{name.hex()}.pack"
         self._path.rename(path)
@@ -163,7 +166,7 @@ class _OpenPack:
         )
 
     def discard(self) -> None:
-        os.close(self._fd)
+        self._file.close()
         self._path.unlink()
 
     def _write(self, data: Buffer) -> None:
@@ -171,7 +174,7 @@ class _OpenPack:
         with memoryview(data) as view:
             at = 0
             while at < len(view):
-                at += os.write(self._fd, view[at:])
+                at += self._file.write(view[at:])
 
 
 def tail_length(trailer: Buffer, size: int) -> int:

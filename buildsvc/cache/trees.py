@@ -9,7 +9,7 @@ whole subtree right after it, so that one stack of directories is enough to walk
 from __future__ import annotations
 
 import stat
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
@@ -17,8 +17,11 @@ from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.chunks import DIGEST_SIZE, MAX_LENGTH
 from buildsvc.errors import CorruptObject
 
-MAX_TREE = 128 << 20
-"""Bytes of a serialised tree: some two million entries."""
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_TREE = 64 << 20
+"""Bytes of a serialised tree: a million entries."""
 MAX_PATH = 4095
 """Bytes of a path or of a symbolic link's target (PATH_MAX without the NUL)."""
 MAX_NAME = 255
@@ -77,7 +80,7 @@ def validate(tree: cache_pb2.Tree) -> None:
     _Walk(lengths).check(tree.entries)
 
 
-class _Invalid(Exception):
+class _EntryError(Exception):
     """What is wrong with an entry."""
 
 
@@ -96,18 +99,18 @@ class _Walk:
         for number, entry in enumerate(entries):
             try:
                 self._check_entry(entry)
-            except _Invalid as error:
+            except _EntryError as error:
                 raise CorruptObject(f"tree: entry {number} ({entry.path!r}): {error}") from None
 
     def _check_entry(self, entry: cache_pb2.Entry) -> None:
         mode = entry.mode
         kind = stat.S_IFMT(mode)
         if kind not in _TYPES or mode >= 1 << 16:
-            raise _Invalid(f"mode {mode:o} is none")
+            raise _EntryError(f"mode {mode:o} is none")
         is_file = kind == stat.S_IFREG
         self._check_path(entry.path, is_directory=kind == stat.S_IFDIR)
         if _NO_ID in (entry.uid, entry.gid):
-            raise _Invalid("owner out of range")
+            raise _EntryError("owner out of range")
         hardlink = entry.hardlink
         if is_file:
             if hardlink:
@@ -115,13 +118,13 @@ class _Walk:
             elif entry.size or entry.pieces:
                 self._check_pieces(entry)
         elif hardlink or entry.size or entry.pieces:
-            raise _Invalid("content without a regular file")
+            raise _EntryError("content without a regular file")
         self._linkable.append(is_file and not hardlink)
         symlink = entry.symlink
         if symlink or kind == stat.S_IFLNK:
             _check_symlink(symlink, kind)
         if entry.rdev and kind not in _DEVICES:
-            raise _Invalid("a device number without a device")
+            raise _EntryError("a device number without a device")
         if entry.xattrs:
             _check_xattrs(entry.xattrs)
 
@@ -129,68 +132,68 @@ class _Walk:
         open_directories = self._open
         if not self._linkable:
             if path or not is_directory:
-                raise _Invalid("the first entry is not the root directory")
+                raise _EntryError("the first entry is not the root directory")
             open_directories.append(path)
             return
         if len(path) > MAX_PATH:
-            raise _Invalid("the path is too long")
+            raise _EntryError("the path is too long")
         parent, _, name = path.rpartition(b"/")
         # Everything before the name is checked by being equal to a directory's path.
         if name in _DOTS or len(name) > MAX_NAME or b"\0" in name:
-            raise _Invalid("the path is malformed")
+            raise _EntryError("the path is malformed")
         while open_directories and open_directories[-1] != parent:
             open_directories.pop()
         if not open_directories:
-            raise _Invalid("it does not follow its parent directory")
+            raise _EntryError("it does not follow its parent directory")
         # "/name" has the root's path for a parent, as "name" has.
         if not parent and len(path) != len(name):
-            raise _Invalid("the path is absolute")
+            raise _EntryError("the path is absolute")
         if path in self._paths:
-            raise _Invalid("the path comes twice")
+            raise _EntryError("the path comes twice")
         self._paths.add(path)
         if is_directory:
             open_directories.append(path)
 
     def _check_hardlink(self, entry: cache_pb2.Entry, hardlink: int) -> None:
         if hardlink > len(self._linkable) or not self._linkable[hardlink - 1]:
-            raise _Invalid("a hard link to what is no earlier regular file")
+            raise _EntryError("a hard link to what is no earlier regular file")
         if entry.pieces:
-            raise _Invalid("a hard link with content")
+            raise _EntryError("a hard link with content")
 
     def _check_pieces(self, entry: cache_pb2.Entry) -> None:
         lengths = self._chunk_lengths
         chunks = len(lengths)
         size = entry.size
         if size > _MAX_FILE:
-            raise _Invalid("the size is out of range")
+            raise _EntryError("the size is out of range")
         end = 0
         for piece in entry.pieces:
             chunk = piece.chunk
             length = piece.length
             start = piece.file_offset
             if chunk >= chunks or piece.chunk_offset + length > lengths[chunk]:
-                raise _Invalid("a piece that is in no chunk")
+                raise _EntryError("a piece that is in no chunk")
             if not length or start < end:
-                raise _Invalid("pieces that are empty, overlap or are out of order")
+                raise _EntryError("pieces that are empty, overlap or are out of order")
             end = start + length
         if end > size:
-            raise _Invalid("a piece beyond the end of the file")
+            raise _EntryError("a piece beyond the end of the file")
 
 
 def _check_symlink(target: bytes, kind: int) -> None:
     if kind != stat.S_IFLNK:
-        raise _Invalid("a link target without a symbolic link")
+        raise _EntryError("a link target without a symbolic link")
     if not target or len(target) > MAX_PATH or b"\0" in target:
-        raise _Invalid("the link target is malformed")
+        raise _EntryError("the link target is malformed")
 
 
 def _check_xattrs(xattrs: Sequence[cache_pb2.Xattr]) -> None:
     names = {xattr.name for xattr in xattrs}
     if len(names) != len(xattrs):
-        raise _Invalid("an xattr comes twice")
+        raise _EntryError("an xattr comes twice")
     for xattr in xattrs:
         name = xattr.name
         if not name or len(name) > MAX_NAME or b"\0" in name:
-            raise _Invalid("an xattr's name is malformed")
+            raise _EntryError("an xattr's name is malformed")
         if len(xattr.value) > MAX_XATTR:
-            raise _Invalid("an xattr's value is too long")
+            raise _EntryError("an xattr's value is too long")
