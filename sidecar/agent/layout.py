@@ -1,0 +1,80 @@
+"""A parsed tree, indexed by what materialising it asks: which files a chunk goes to, and where."""
+
+from __future__ import annotations
+
+import os
+import stat
+from array import array
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache import chunks, trees
+
+#: Trees that a worker keeps parsed: the one it fills and the one before.
+KEPT_TREES = 2
+
+
+class Layout:
+    """A valid tree's directories, numbered from the root's 0, and its files by chunk."""
+
+    def __init__(self, tree: cache_pb2.Tree) -> None:
+        """Index a tree that `trees.parse` accepted."""
+        self.entries = tree.entries
+        self.lengths: Sequence[int] = array("I", tree.chunk_lengths)
+        self.digests = chunks.split_digests(tree.chunk_digests)
+        self.parents = array("I")
+        self.names: list[bytes] = []
+        self.directories = array("I")
+        """Number of an entry: the directory's own, for others that of the directory it is in."""
+        self.single: list[array[int]] = [array("I") for _ in self.lengths]
+        """By chunk: indices of the files that are one piece, which is in it."""
+        self.scattered: dict[int, list[tuple[int, int]]] = {}
+        """By chunk: (index of a file of several pieces, number of the piece)."""
+        self._index()
+
+    def name(self, index: int) -> bytes:
+        """Return the last component of an entry's path."""
+        return self.entries[index].path.rpartition(b"/")[2]
+
+    def _index(self) -> None:
+        numbers: dict[bytes, int] = {}
+        for index, entry in enumerate(self.entries):
+            path = entry.path
+            parent, _, name = path.rpartition(b"/")
+            number = numbers[parent] if path else 0
+            if stat.S_ISDIR(entry.mode):
+                numbers[path] = len(self.names)
+                self.parents.append(number)
+                number = len(self.names)
+                self.names.append(name)
+            self.directories.append(number)
+            pieces = entry.pieces
+            if len(pieces) == 1:
+                self.single[pieces[0].chunk].append(index)
+                continue
+            for which, piece in enumerate(pieces):
+                self.scattered.setdefault(piece.chunk, []).append((index, which))
+
+
+class Layouts:
+    """The trees used last, read from their files."""
+
+    def __init__(self, kept: int = KEPT_TREES) -> None:
+        """Keep `kept` trees."""
+        self._kept = kept
+        self._layouts: OrderedDict[tuple[bytes, int, int, int], Layout] = OrderedDict()
+
+    def get(self, path: bytes) -> Layout:
+        """Return the tree in a file. Raises CorruptObject, OSError."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            key = (path, status.st_ino, status.st_size, status.st_mtime_ns)
+            if key in self._layouts:
+                self._layouts.move_to_end(key)
+                return self._layouts[key]
+            while len(self._layouts) >= self._kept:
+                self._layouts.popitem(last=False)
+            layout = self._layouts[key] = Layout(trees.parse(file.read()))
+        return layout

@@ -1,0 +1,71 @@
+"""Capture: directories and blobs become chunks, and trees that name them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidecar.agent.capture import CapturedTree, TreeCapture
+from sidecar.agent.dirfd import DIRECTORY
+from sidecar.agent.errors import ChangedWhileReading
+from sidecar.agent.reading import WINDOW, FileReader
+from sidecar.agent.sink import ChunkSink
+from sidecar.agent.statcache import StatCache
+
+
+@dataclass(frozen=True)
+class CapturedBlob:
+    """A blob's size in bytes, its mtime and its chunks in order, concatenated."""
+
+    size: int
+    mtime_ns: int
+    data_digests: bytes
+
+
+class Packer:
+    """Reads trees and blobs one after another; remembers what it read of those that change.
+
+    Raises ChangedWhileReading for what is not at rest, NotCapturable for what the format cannot
+    hold, OSError for what cannot be read or a staging directory that is full.
+    """
+
+    def __init__(self, sink: ChunkSink) -> None:
+        """Put all chunks into `sink`."""
+        self._sink = sink
+        self._stats = StatCache()
+        self._window = bytearray()
+
+    def capture_tree(self, path: Path, *, remember: str | None = None) -> CapturedTree:
+        """Capture a directory. `remember`: the name by which its next capture finds its files."""
+        before = self._stats.files(remember) if remember is not None else None
+        root = os.open(path, DIRECTORY)
+        try:
+            capture = TreeCapture(root, self._sink, self._large_window, before)
+            captured = capture.run()
+        finally:
+            os.close(root)
+        if remember is not None:
+            self._stats.remember(remember, capture.read)
+        return captured
+
+    def capture_blob(self, digest: str, path: Path) -> CapturedBlob:
+        """Capture the file of a content blob, making sure that it is what `digest` says."""
+        algorithm, _, expected = digest.partition(":")
+        hasher = hashlib.new(algorithm)
+        data = bytearray()
+        name = os.fsencode(path)
+        status = os.stat(name, follow_symlinks=False)
+        with FileReader(name, None, name, status) as file:
+            for _, view in file.chunks(0, status.st_size, self._large_window()):
+                hasher.update(view)
+                data += self._sink.put(view)
+        if hasher.hexdigest() != expected:
+            raise ChangedWhileReading(f"blob {digest}: its bytes are not what its name says")
+        return CapturedBlob(status.st_size, status.st_mtime_ns, bytes(data))
+
+    def _large_window(self) -> bytearray:
+        if not self._window:
+            self._window = bytearray(WINDOW)
+        return self._window
