@@ -1,13 +1,15 @@
-"""Seams of the agent: what its gRPC services need from the parts that move bytes and hold leases."""
+"""Seams of the agent: what its gRPC services need of the parts that move bytes, hold leases."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
+
+    from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 
 DEMAND = 0
 """Priority of what buildkitd waits for."""
@@ -19,7 +21,7 @@ REST = 2
 
 @dataclass(frozen=True)
 class FillResult:
-    """What one segment gave: files completed, bytes written, and the chunk indices that did not match their digest."""
+    """What one segment gave: files and bytes written, and the chunks with another digest."""
 
     files: int
     bytes: int
@@ -40,7 +42,7 @@ class Unpacker(Protocol):
     async def fill(
         self, tree: Path, target: Path, segment: agent_pb2.Segment, *, priority: int
     ) -> FillResult:
-        """Verifies each chunk of the segment and writes every piece that needs it. Leaves the segment's file."""
+        """Verifies each chunk and writes every piece that needs it. Leaves the segment's file."""
 
     async def finish(self, tree: Path, target: Path, *, priority: int) -> None:
         """Links, devices, whiteouts, and the metadata of directories, deepest first."""
@@ -82,17 +84,20 @@ class Blobs(Protocol):
     on_break: Callable[[str], None]
     """Called in the event loop with the digest of a blob that somebody waits for."""
     on_lost: Callable[[str], None]
-    """Called in the event loop with a reason when a lease broke unserved and the root must be thrown away."""
+    """Called in the event loop with a reason when the root must be thrown away."""
 
     async def probe(self, buildkit_root: Path) -> str | None:
         """Why leases do not work below this directory; None when they do."""
 
-    async def place(self, digest: str, size: int, mtime_ns: int, *, leased: bool) -> None:
-        """Makes the blob known: as an empty file of its final size under a lease, or, not leased, not visible until finished."""
+    async def place(
+        self, digest: str, size: int, mtime_ns: int, lengths: Sequence[int], *, leased: bool
+    ) -> None:
+        """Makes the blob known. `lengths` are those of its chunks, in order.
 
-    async def fill(
-        self, digest: str, segment: agent_pb2.Segment, *, priority: int
-    ) -> FillResult:
+        Leased, it is an empty file of its final size at once; otherwise it appears when finished.
+        """
+
+    async def fill(self, digest: str, segment: agent_pb2.Segment, *, priority: int) -> FillResult:
         """Verifies and writes the chunks of a segment. Leaves the segment's file."""
 
     async def finish(self, digest: str) -> None:

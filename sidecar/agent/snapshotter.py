@@ -1,0 +1,277 @@
+"""The snapshotter: what containerd's Snapshots API means, apart from gRPC.
+
+Life of a snapshot, as in containerd: `prepare` makes a writable one under a key, `commit` ends it
+and gives its content a name; from then on it is immutable and others are prepared or viewed on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
+from sidecar.agent import filters
+from sidecar.agent.index import InvalidArgument, Kind, Row, SnapshotIndex
+from sidecar.agent.mounts import OVERLAY_OPTIONS
+from sidecar.agent.residency import Residency, snapshot
+from sidecar.agent.usage import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+
+    from sidecar.agent.directories import Directories
+    from sidecar.agent.events import Events
+    from sidecar.agent.gate import Gate
+    from sidecar.agent.index_file import IndexFile
+
+_T = TypeVar("_T")
+_PAGE = 4096
+
+
+class Mount(NamedTuple):
+    """One call of mount(2) for the client to make."""
+
+    type: str
+    source: str
+    options: list[str]
+
+
+class Snapshotter:
+    """One root's snapshots. Calls raise SnapshotError, and OSError when the disk refuses.
+
+    A call that changes something runs to its end once it has begun, also when its caller is gone.
+    """
+
+    def __init__(
+        self,
+        *,
+        index: SnapshotIndex,
+        file: IndexFile,
+        directories: Directories,
+        residency: Residency,
+        events: Events,
+        gate: Gate,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._index = index
+        self._file = file
+        self._directories = directories
+        self._residency = residency
+        self._events = events
+        self._gate = gate
+        self._now_ns = now_ns
+        self._changing = asyncio.Lock()
+        self._running: set[asyncio.Task[Any]] = set()
+        self._measuring: dict[int, asyncio.Task[Usage]] = {}
+        self.sequence = 0
+        self.touched: dict[int, int] = {}
+        """By row id: the sequence number of the last call that mounted or changed it."""
+
+    async def prepare(self, key: str, parent: str, labels: Mapping[str, str]) -> list[Mount]:
+        """Creates an active snapshot."""
+        return await self._create(Kind.ACTIVE, key, parent, labels)
+
+    async def view(self, key: str, parent: str, labels: Mapping[str, str]) -> list[Mount]:
+        """Creates a read-only snapshot."""
+        return await self._create(Kind.VIEW, key, parent, labels)
+
+    async def mounts(self, key: str) -> list[Mount]:
+        """How to mount an active snapshot or a view. Waits until its layers are on disk."""
+        row = self._index.mountable(key)
+        chain = self._index.chain(row.parent)
+        await self._require([row, *chain])
+        return await self._whole(lambda: self._mount_again(key))
+
+    async def commit(self, name: str, key: str, parent: str, labels: Mapping[str, str]) -> None:
+        """Ends the active snapshot `key`; its tree never changes again."""
+        # The object changes its name: whoever fetches it must be through.
+        await self._require([self._index.get(key)])
+        await self._whole(lambda: self._commit(name, key, parent, labels))
+
+    async def remove(self, key: str) -> None:
+        """Removes a snapshot; its directory goes in the background."""
+        await self._whole(lambda: self._remove(key))
+
+    async def update(self, name: str, labels: Mapping[str, str], paths: Sequence[str]) -> Row:
+        """Changes the labels that the paths name, all of them when there is no path."""
+        return await self._whole(lambda: self._update(name, labels, paths))
+
+    def stat(self, name: str) -> Row:
+        """The row of a snapshot."""
+        return self._index.get(name)
+
+    def walk(self, expressions: Sequence[str]) -> list[Row]:
+        """Rows that match one of the filters, by name. Raises InvalidArgument for a bad filter."""
+        try:
+            wanted = filters.parse_all(expressions)
+        except filters.FilterSyntaxError as error:
+            raise InvalidArgument(str(error)) from error
+        return [row for row in self._index.walk() if wanted.matches(row.field)]
+
+    async def usage(self, name: str) -> Usage:
+        """Disk usage of a snapshot without its parents; known ones are not measured again."""
+        row = self._index.get(name)
+        if row.usage is not None:
+            return row.usage
+        if row.kind is Kind.VIEW or row.lazy:
+            return Usage(0, 0)
+        if row.kind is Kind.ACTIVE:
+            return await self._directories.measure(row.id)
+        return await asyncio.shield(self._measure(row))
+
+    async def cleanup(self) -> None:
+        """Deletes directories that no row knows; returns when they are gone."""
+        await self._whole(self._cleanup)
+        await self._directories.deleted()
+
+    async def settle(self) -> None:
+        """Waits for measurements under way: the rows of committed snapshots are complete then."""
+        await asyncio.gather(*self._measuring.values(), return_exceptions=True)
+
+    async def close(self) -> None:
+        """Lets running calls end and writes the index. Mounts stay."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self.settle()
+        await self._file.flush()
+
+    async def _create(
+        self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]
+    ) -> list[Mount]:
+        await self._require(self._index.check_create(key, parent))
+        return await self._whole(lambda: self._create_now(kind, key, parent, labels))
+
+    async def _create_now(
+        self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]
+    ) -> list[Mount]:
+        async with self._changing:
+            chain = self._index.check_create(key, parent)
+            number = self._index.reserve_id()
+            try:
+                if kind is Kind.ACTIVE or not chain:
+                    await self._directories.create(number, chain[0].id if chain else None)
+                mounts = await self._mounts(number, kind, [row.id for row in chain])
+            except BaseException:
+                await self._directories.discard(number)
+                raise
+            row = self._index.create(
+                number, kind, key, parent, labels=labels, now_ns=self._now_ns()
+            )
+            self._touch(row)
+        await self._file.flush()
+        return mounts
+
+    async def _mount_again(self, key: str) -> list[Mount]:
+        async with self._changing:
+            row = self._index.mountable(key)
+            chain = [ancestor.id for ancestor in self._index.chain(row.parent)]
+            if row.kind is Kind.ACTIVE:
+                self._touch(row)
+            return await self._mounts(row.id, row.kind, chain)
+
+    async def _mounts(self, number: int, kind: Kind, chain: Sequence[int]) -> list[Mount]:
+        """The shapes are those that BuildKit's differ and containerd's mount code can read."""
+        layer = self._directories.layer
+        if kind is Kind.ACTIVE:
+            if not chain:
+                return [Mount("bind", layer(number), ["rw", "rbind"])]
+            await self._directories.pin(number, chain, writable=True)
+            return [Mount("bind", self._directories.merged(number), ["rw", "rbind"])]
+        if len(chain) <= 1:
+            return [Mount("bind", layer(chain[0] if chain else number), ["ro", "rbind"])]
+        if not _fits(chain):
+            await self._directories.pin(number, chain, writable=False)
+            return [Mount("bind", self._directories.merged(number), ["ro", "rbind"])]
+        lower = "lowerdir=" + ":".join(layer(ancestor) for ancestor in chain)
+        return [Mount("overlay", "overlay", [lower, *OVERLAY_OPTIONS])]
+
+    async def _commit(self, name: str, key: str, parent: str, labels: Mapping[str, str]) -> None:
+        async with self._changing:
+            row = self._index.commit(name, key, parent, labels, self._now_ns())
+            self._touch(row)
+            await self._directories.unpin(row.id)
+        self._measure(row)
+        await self._file.flush()
+        self._events.publish(agent_pb2.Event(committed=name))
+
+    async def _remove(self, key: str) -> None:
+        async with self._changing:
+            row = self._index.remove(key)
+            self.sequence += 1
+            self.touched.pop(row.id, None)
+            self._residency.forget(snapshot(key))
+            await self._directories.discard(row.id)
+        # A full disk must not keep anybody from removing things: the row goes with the next write.
+        with contextlib.suppress(OSError):
+            await self._file.flush()
+
+    async def _update(self, name: str, labels: Mapping[str, str], paths: Sequence[str]) -> Row:
+        async with self._changing:
+            row = self._index.update(name, labels, paths, self._now_ns())
+            self.sequence += 1
+            self.touched[row.id] = self.sequence
+        await self._file.flush()
+        return row
+
+    async def _cleanup(self) -> None:
+        async with self._changing:
+            await self._directories.discard_unknown({row.id for row in self._index.walk()})
+
+    def _touch(self, row: Row) -> None:
+        self.sequence += 1
+        self.touched[row.id] = self.sequence
+        if row.usage is not None:
+            self._index.set_usage(row, None)
+
+    def _measure(self, row: Row) -> asyncio.Task[Usage]:
+        task = self._measuring.get(row.id)
+        if task is None:
+            task = asyncio.create_task(self._measure_now(row), name=f"measure {row.id}")
+            self._measuring[row.id] = task
+            task.add_done_callback(lambda done: self._measured(row.id, done))
+        return task
+
+    async def _measure_now(self, row: Row) -> Usage:
+        usage = await self._directories.measure(row.id)
+        self._index.set_usage(row, usage)
+        return usage
+
+    def _measured(self, number: int, task: asyncio.Task[Usage]) -> None:
+        del self._measuring[number]
+        if not task.cancelled():
+            # Whoever asks for the usage measures again and sees the error. Removed meanwhile: none.
+            task.exception()
+
+    async def _require(self, rows: Iterable[Row]) -> None:
+        # From the bottom up: the order in which the last build's trace is restored.
+        objects = [snapshot(row.name) for row in rows if row.kind is not Kind.VIEW]
+        await self._residency.require(reversed(objects))
+
+    async def _whole(self, call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        await self._gate.enter()
+        task = asyncio.create_task(self._inside(call))
+        self._running.add(task)
+        task.add_done_callback(self._ran)
+        return await asyncio.shield(task)
+
+    async def _inside(self, call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        try:
+            return await call()
+        finally:
+            self._gate.leave()
+
+    def _ran(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            # The caller has seen it, or has gone.
+            task.exception()
+
+
+def _fits(chain: Sequence[int]) -> bool:
+    """Whether containerd's mount code, which makes names relative, can mount these layers.
+
+    mount(2) takes one page of options, terminator included.
+    """
+    names = ":".join(f"{number}/fs" for number in chain)
+    return len(",".join([f"lowerdir={names}", *OVERLAY_OPTIONS])) < _PAGE

@@ -1,0 +1,40 @@
+"""Disk usage of a directory, counted as containerd counts it (continuity, `fs.DiskUsage`)."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+_BLOCK = 512
+"""Unit of st_blocks in bytes, whatever the file system's own block size."""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Allocated bytes and inodes; a file with several names counts once."""
+
+    bytes: int
+    inodes: int
+
+
+def measure(root: str) -> Usage:
+    """Walks `root`, itself included, without following links. Blocks; for a thread.
+
+    Raises OSError when the tree cannot be read or changes underneath.
+    """
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    top = os.lstat(root)
+    seen.add((top.st_dev, top.st_ino))
+    total += top.st_blocks
+    pending = [root]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                stat = entry.stat(follow_symlinks=False)
+                if (stat.st_dev, stat.st_ino) not in seen:
+                    seen.add((stat.st_dev, stat.st_ino))
+                    total += stat.st_blocks
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+    return Usage(total * _BLOCK, len(seen))
