@@ -1,0 +1,377 @@
+"""The guard: parent of the agent and of buildkitd, and keeper of copies of the agent's leases.
+
+A lease belongs to an open file description, and the kernel closes a dead process's files before
+it tells anybody of the death. Without another holder, an opener blocked on a blob whose bytes are
+still missing would go on and read zeros when the agent dies. The guard holds a copy of every
+leased descriptor; on the agent's death it kills buildkitd, waits until nothing of it is left, and
+only then ends, and the leases with it.
+
+It speaks JSON over two AF_UNIX SOCK_SEQPACKET sockets, one message a packet. With the sidecar:
+
+    {"op": "start-agent", "argv": [...], "env": {...}}      a descriptor may come with these two:
+    {"op": "start-daemon", "argv": [...], "env": {...}, "seccomp_nofsync": true}    stdout, stderr
+    {"op": "stop-daemon", "grace": seconds}
+    {"event": "ready", "pid": n}
+    {"event": "agent-started", "pid": n}    {"event": "agent-exited", "status": n}
+    {"event": "daemon-started", "pid": n, "nofsync": ""}    {"event": "daemon-exited", "status": n}
+    {"event": "failed", "op": "...", "message": "..."}
+
+`nofsync` says why the filter of `nofsync.py` is not there, if it is not. A status is negative for
+a signal, as in `subprocess`. With the agent, whose command line gets `--guard-fd 3`:
+
+    {"op": "hold", "ids": [...]} with as many descriptors    {"op": "drop", "ids": [...]}
+    {"event": "daemon-started", "pid": n} with the daemon's pidfd, before it runs
+
+Exit status: 0 when the sidecar is gone or a signal asked for it, 3 when the agent died, 4 for a
+broken protocol, 5 when an address could not be made unreachable.
+It must stay small and must not fail: nothing but the standard library, no threads, one loop.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+
+from sidecar.agent import packets, spawn
+
+LISTEN_FD, CONTROL_FD, LOCK_FD = 30, 31, 32
+AGENT_GRACE = 10.0
+"""Seconds from SIGTERM to SIGKILL for the agent."""
+EXIT_AGENT_DIED, EXIT_PROTOCOL, EXIT_ROUTES = 3, 4, 5
+
+_NO_PID = -1
+
+
+class ProtocolError(Exception):
+    """A message that the other side should not have sent."""
+
+
+def _strings(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ProtocolError("expected a list of strings")
+    return list(value)
+
+
+def _environment(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ProtocolError("expected an object of strings")
+    return dict(zip(_strings(list(value)), _strings(list(value.values())), strict=True))
+
+
+def _numbers(value: object) -> list[int]:
+    if not isinstance(value, list) or not all(isinstance(item, int) for item in value):
+        raise ProtocolError("expected a list of numbers")
+    return list(value)
+
+
+class Guard:
+    """One guard process. `run` returns its exit status."""
+
+    def __init__(self, control: int, listener: int | None, lock: int | None) -> None:
+        self._control = socket.socket(fileno=control)
+        self._listener = listener
+        self._lock = lock
+        self._channel: socket.socket | None = None
+        self._agent = _NO_PID
+        self._daemon = _NO_PID
+        self._statuses: dict[int, int] = {}
+        self._kill_at: float | None = None
+        self._held: dict[int, int] = {}
+        self._exit: int | None = None
+        self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._wake, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._poll = select.poll()
+
+    def run(self) -> int:
+        """Returns when it is all over and no process of the daemon or the agent is left."""
+        self._prepare()
+        self._tell({"event": "ready", "pid": os.getpid()})
+        try:
+            while self._exit is None:
+                wait = None
+                if self._kill_at is not None:
+                    wait = max(0.0, self._kill_at - time.monotonic())
+                self._wait(wait, everything=True)
+                self._reap()
+                self._after_deaths()
+        except (OSError, ValueError, KeyError, ProtocolError, packets.PacketError) as error:
+            os.write(2, f"guard: {error!r}\n".encode())
+            self._exit = EXIT_PROTOCOL
+        finally:
+            self._end_daemon()
+            self._end_agent()
+        return self._exit
+
+    def _prepare(self) -> None:
+        """Signals go to the loop, buildkitd's orphans to us; rootlesskit's death asks to end."""
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > 2 and os.path.exists(f"/proc/self/fd/{name}"):
+                fcntl.fcntl(int(name), fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._nofile[1], self._nofile[1]))
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._asked_to_end)
+        spawn.prctl(spawn.PR_SET_PDEATHSIG, signal.SIGTERM)
+        spawn.prctl(spawn.PR_SET_CHILD_SUBREAPER, 1)
+        self._poll.register(self._wake, select.POLLIN)
+        self._poll.register(self._control, select.POLLIN)
+
+    def _asked_to_end(self, *_: object) -> None:
+        if self._exit is None:
+            self._exit = 0
+
+    # What arrives.
+
+    def _wait(self, seconds: float | None, *, everything: bool) -> None:
+        """Waits for a signal, with `everything` also for messages, and handles them."""
+        if not everything:
+            select.select([self._wake], [], [], seconds)
+            self._drain_wake()
+            return
+        for descriptor, _ in self._poll.poll(None if seconds is None else seconds * 1000):
+            if descriptor == self._wake:
+                self._drain_wake()
+            elif descriptor == self._control.fileno():
+                self._control_ready()
+            elif self._channel is not None and descriptor == self._channel.fileno():
+                self._channel_ready(self._channel)
+
+    def _drain_wake(self) -> None:
+        try:
+            while os.read(self._wake, 512):
+                continue
+        except BlockingIOError:
+            return
+
+    def _control_ready(self) -> None:
+        received = packets.receive(self._control)
+        if received is None:
+            self._asked_to_end()
+            return
+        message, descriptors = received
+        try:
+            self._obey(message, descriptors)
+        except (OSError, ProtocolError) as error:
+            self._tell({"event": "failed", "op": message.get("op"), "message": str(error)})
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _obey(self, message: packets.Message, descriptors: list[int]) -> None:
+        operation = message.get("op")
+        if operation == "start-agent":
+            self._start_agent(message, descriptors)
+        elif operation == "start-daemon":
+            self._start_daemon(message, descriptors)
+        elif operation == "stop-daemon":
+            self._stop_daemon(message)
+        else:
+            raise ProtocolError("unknown operation")
+
+    def _channel_ready(self, channel: socket.socket) -> None:
+        received = packets.receive(channel)
+        if received is None:
+            # The agent has let go of its end. Its death, if it is one, is told by SIGCHLD; without
+            # the channel its leases have no keeper, so it must not live on either.
+            self._poll.unregister(channel)
+            os.kill(self._agent, signal.SIGKILL)
+            return
+        message, descriptors = received
+        identifiers = _numbers(message.get("ids"))
+        if message.get("op") == "hold":
+            self._held.update(zip(identifiers, descriptors, strict=True))
+        else:
+            for identifier in identifiers:
+                os.close(self._held.pop(identifier))
+
+    def _tell(self, event: packets.Message) -> None:
+        try:
+            packets.send(self._control, event, [], socket.MSG_DONTWAIT)
+        except OSError:
+            # Gone, or no longer reading, which is the same to us.
+            self._asked_to_end()
+
+    # Children.
+
+    def _start_agent(self, message: packets.Message, descriptors: list[int]) -> None:
+        if self._agent != _NO_PID:
+            raise ProtocolError("the agent runs already")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        argv = [*_strings(message.get("argv")), "--guard-fd", str(spawn.FIRST_FD)]
+        # The agent keeps the root's lock too: it may outlive the guard for a moment.
+        keep = [] if self._lock is None else [self._lock]
+        with theirs:
+            child = spawn.Child(argv, _environment(message.get("env")), self._nofile, descriptors)
+            self._agent = child.fork(theirs.fileno(), keep=keep)
+        try:
+            child.go()
+        except BaseException:
+            ours.close()
+            os.waitpid(self._agent, 0)
+            self._agent = _NO_PID
+            raise
+        self._channel = ours
+        self._poll.register(ours, select.POLLIN)
+        self._tell({"event": "agent-started", "pid": self._agent})
+
+    def _start_daemon(self, message: packets.Message, descriptors: list[int]) -> None:
+        if self._daemon != _NO_PID:
+            raise ProtocolError("the daemon runs already")
+        child = spawn.Child(
+            _strings(message.get("argv")),
+            _environment(message.get("env")),
+            self._nofile,
+            descriptors,
+        )
+        pid = child.fork(
+            self._listener, daemon=True, nofsync=message.get("seccomp_nofsync") is True
+        )
+        try:
+            self._hand_over(pid)
+            note = child.go()
+        except BaseException:
+            child.close()
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+        self._daemon = pid
+        self._kill_at = None
+        self._tell({"event": "daemon-started", "pid": pid, "nofsync": note})
+
+    def _hand_over(self, pid: int) -> None:
+        """Gives the agent what it needs to end the daemon if the guard dies."""
+        if self._channel is None:
+            return
+        pidfd = os.pidfd_open(pid)
+        try:
+            event: packets.Message = {"event": "daemon-started", "pid": pid}
+            packets.send(self._channel, event, [pidfd], socket.MSG_DONTWAIT)
+        finally:
+            os.close(pidfd)
+
+    def _stop_daemon(self, message: packets.Message) -> None:
+        grace = message.get("grace")
+        if not isinstance(grace, int | float):
+            raise ProtocolError("grace: expected seconds")
+        if self._daemon == _NO_PID:
+            raise ProtocolError("no daemon runs")
+        self._kill_at = time.monotonic() + grace
+        if grace > 0:
+            os.kill(self._daemon, signal.SIGTERM)
+            # A paused daemon would not see it.
+            os.kill(self._daemon, signal.SIGCONT)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in (self._agent, self._daemon):
+                self._statuses[pid] = os.waitstatus_to_exitcode(status)
+
+    def _after_deaths(self) -> None:
+        """Draws the conclusions: what ends the daemon, and what ends the guard."""
+        if self._agent in self._statuses and self._exit is None:
+            self._exit = EXIT_AGENT_DIED
+        overdue = self._kill_at is not None and time.monotonic() >= self._kill_at
+        if self._exit is None and (overdue or self._daemon in self._statuses):
+            self._end_daemon()
+
+    def _end_daemon(self) -> None:
+        """Kills buildkitd and all that descends from it; returns when the last one is reaped.
+
+        What a RUN step leaves behind becomes the guard's child when its parent dies. Leases are
+        still held here: an opener that waits dies waiting.
+        """
+        self._kill_strays()
+        self._kill_at = None
+        if self._daemon != _NO_PID:
+            status = self._statuses.pop(self._daemon)
+            self._daemon = _NO_PID
+            self._tell({"event": "daemon-exited", "status": status})
+
+    def _kill_strays(self) -> None:
+        """Kills every child but a living agent, until there is none."""
+        while True:
+            self._reap()
+            strays = [pid for pid in spawn.children(os.getpid()) if pid != self._agent]
+            if not strays:
+                return
+            for pid in strays:
+                os.kill(pid, signal.SIGKILL)
+            self._wait(1.0, everything=False)
+
+    def _end_agent(self) -> None:
+        """SIGTERM, then SIGKILL, then its orphans, once the daemon is gone."""
+        if self._agent == _NO_PID:
+            return
+        if self._agent not in self._statuses:
+            os.kill(self._agent, signal.SIGTERM)
+        limit = time.monotonic() + AGENT_GRACE
+        while self._agent not in self._statuses:
+            left = limit - time.monotonic()
+            if left <= 0:
+                os.kill(self._agent, signal.SIGKILL)
+            self._wait(max(left, 0.1), everything=False)
+            self._reap()
+        self._kill_strays()
+        self._tell({"event": "agent-exited", "status": self._statuses[self._agent]})
+
+
+def _deny(cidrs: list[str]) -> None:
+    """Makes addresses unreachable, in a child: the guard does not keep the code in memory."""
+    pid = os.fork()
+    if pid == 0:
+        status = EXIT_ROUTES
+        try:
+            from sidecar.agent import routes  # noqa: PLC0415 - in the child only
+
+            routes.deny(cidrs)
+            status = 0
+        except (OSError, ValueError) as error:
+            os.write(2, f"guard: addresses to deny: {error}\n".encode())
+        finally:
+            os._exit(status)
+    if os.waitpid(pid, 0)[1] != 0:
+        raise SystemExit(EXIT_ROUTES)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`guard [--control-fd N] [--listen-fd N] [--lock-fd N] [--deny CIDR]…`
+
+    The listener and the lock are left out where their descriptors are not open.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    numbers = {"--control-fd": CONTROL_FD, "--listen-fd": LISTEN_FD, "--lock-fd": LOCK_FD}
+    denied: list[str] = []
+    if len(words) % 2:
+        raise SystemExit("guard: every option takes a value")
+    for option, value in zip(words[::2], words[1::2], strict=True):
+        if option == "--deny":
+            denied.append(value)
+        elif option in numbers:
+            numbers[option] = int(value)
+        else:
+            raise SystemExit(f"guard: unknown option {option}")
+    if denied:
+        _deny(denied)
+    given = [
+        number if os.path.exists(f"/proc/self/fd/{number}") else None for number in numbers.values()
+    ]
+    if given[0] is None:
+        raise SystemExit(f"guard: descriptor {numbers['--control-fd']} is not open")
+    return Guard(given[0], given[1], given[2]).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""What a rootless user namespace needs of the machine, and how to tell that it is missing."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pwd
+import re
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from buildsvc.errors import EnvironmentUnfit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TUN = Path("/dev/net/tun")
+KILL_TIMEOUT = 10.0
+"""Seconds for processes to go after SIGKILL."""
+_NS_GET_PARENT = 0xB702
+_MAPPERS = ("newuidmap", "newgidmap")
+_MAX_NAMESPACES = Path("/proc/sys/user/max_user_namespaces")
+_CLONE = Path("/proc/sys/kernel/unprivileged_userns_clone")
+
+
+@dataclass(frozen=True)
+class NetworkMode:
+    """`own` when the namespace can have its own network, else `host` and why."""
+
+    mode: Literal["own", "host"]
+    reason: str
+
+
+def network_mode(environment: Mapping[str, str]) -> NetworkMode:
+    """Whether this process may use the tun device, and the programs for it are there."""
+    for program in ("slirp4netns", "ip"):
+        if shutil.which(program, path=environment.get("PATH")) is None:
+            return NetworkMode("host", f"{program} is not on PATH")
+    try:
+        os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return NetworkMode("host", f"{TUN} cannot be opened: {error.strerror}")
+    return NetworkMode("own", "")
+
+
+def check(
+    rootlesskit: str, environment: Mapping[str, str], network: Literal["own", "host"]
+) -> None:
+    """Raises EnvironmentUnfit for what can be seen to be missing before anything is started."""
+    path = environment.get("PATH")
+    if shutil.which(rootlesskit, path=path) is None:
+        raise EnvironmentUnfit(
+            f"{rootlesskit} is not there", advice="install rootlesskit or name its path"
+        )
+    for program in _MAPPERS:
+        if shutil.which(program, path=path) is None:
+            raise EnvironmentUnfit(
+                f"{program} is not on PATH",
+                found=f"PATH={path}",
+                advice="install the package uidmap (shadow-utils)",
+            )
+    _check_kernel()
+    if shutil.which("getsubids", path=path) is None:
+        # With it, ranges may come from elsewhere than the files; rootlesskit asks it first.
+        for kind in ("subuid", "subgid"):
+            _check_ranges(Path("/etc") / kind)
+    if network == "own":
+        found = network_mode(environment)
+        if found.mode != "own":
+            raise EnvironmentUnfit(
+                "no network namespace of its own can be made",
+                found=found.reason,
+                advice=f"provide {TUN} and slirp4netns, or use the host's network with TLS",
+            )
+
+
+def _check_kernel() -> None:
+    for sysctl in (_MAX_NAMESPACES, _CLONE):
+        try:
+            value = sysctl.read_text().strip()
+        except OSError:
+            continue
+        if value == "0":
+            raise EnvironmentUnfit(
+                "user namespaces are switched off",
+                expected=f"{sysctl} above 0",
+                found="0",
+                advice=f"raise the sysctl {'.'.join(sysctl.parts[3:])}",
+            )
+
+
+def _check_ranges(file: Path) -> None:
+    user = _user()
+    try:
+        lines = file.read_text().splitlines()
+    except OSError as error:
+        lines, found = [], f"{file}: {error.strerror}"
+    else:
+        found = f"no line for it in {file}"
+    if not any(line.split(":")[0] in user for line in lines):
+        raise EnvironmentUnfit(
+            f"user {user[0]} has no subordinate ids",
+            expected=f"a line {user[0]}:100000:65536 in {file}",
+            found=found,
+            advice=f"usermod --add-{file.name}s 100000-165535 {user[0]}",
+        )
+
+
+def _user() -> tuple[str, str]:
+    uid = os.getuid()
+    try:
+        return pwd.getpwuid(uid).pw_name, str(uid)
+    except KeyError:
+        raise EnvironmentUnfit(
+            f"uid {uid} has no entry in /etc/passwd",
+            advice="rootlesskit finds subordinate ids by the user's name; add one",
+        ) from None
+
+
+_KNOWN = (
+    (
+        r"(?i)no subuid|no subgid|subid ranges",
+        "the user has no subordinate ids",
+        "add a line for it to /etc/subuid and /etc/subgid",
+    ),
+    (
+        r"new[ug]idmap.*(failed|exit status|not permitted)",
+        "newuidmap or newgidmap may not write the id maps",
+        (
+            "make them setuid root or give them cap_setuid and cap_setgid, on a file system "
+            "without nosuid; in Kubernetes, allowPrivilegeEscalation must not be false"
+        ),
+    ),
+    (
+        r"failed to start the child: .*(operation not permitted|permission denied)",
+        "user namespaces may not be made here",
+        (
+            "allow them: seccomp and AppArmor unconfined for the container, and "
+            "kernel.apparmor_restrict_unprivileged_userns=0 on the host"
+        ),
+    ),
+    (
+        r"failed to start the child: .*no space left",
+        "the limit of user namespaces is reached",
+        "raise user.max_user_namespaces",
+    ),
+    (
+        r"(?i)/dev/net/tun|failed to setup network|slirp4netns",
+        "the network namespace could not be connected",
+        "provide /dev/net/tun and slirp4netns, or use the host's network with TLS",
+    ),
+    (
+        r"addresses to deny",
+        "the addresses to deny could not be made unreachable",
+        "check --deny-cidr",
+    ),
+    (
+        r"(?i)another RootlessKit is running",
+        "the state directory is in use",
+        "wait until the other sidecar on this root has ended",
+    ),
+)
+
+
+def explain(log: str) -> EnvironmentUnfit:
+    """The error for a rootlesskit that ended before its guard spoke; `log` is what it said."""
+    for pattern, message, advice in _KNOWN:
+        if re.search(pattern, log):
+            return EnvironmentUnfit(
+                f"the user namespace could not be made: {message}", found=log, advice=advice
+            )
+    return EnvironmentUnfit("the user namespace could not be made", found=log or "no message")
+
+
+def identity(pid: int) -> int:
+    """Number of the user namespace that a process is in. Raises OSError when it is gone."""
+    return os.stat(f"/proc/{pid}/ns/user").st_ino
+
+
+def kill_all(namespace: int) -> list[int]:
+    """Kills every process in a user namespace and in those inside it, and waits for their end.
+
+    For what outlived a guard that was killed itself. Answers who did not end in time. Raises
+    ValueError for the namespace that this process is in.
+    """
+    if namespace == identity(os.getpid()):
+        raise ValueError("that is our own user namespace")
+    limit = time.monotonic() + KILL_TIMEOUT
+    while True:
+        members = [pid for pid in map(int, _pids()) if _is_inside(pid, namespace)]
+        if not members or time.monotonic() > limit:
+            return members
+        for pid in members:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _pids() -> list[str]:
+    return [name for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _is_inside(pid: int, namespace: int) -> bool:
+    try:
+        descriptor = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        # Gone, a zombie, or not ours to look at, and so not of our namespace.
+        return False
+    try:
+        while os.fstat(descriptor).st_ino != namespace:
+            # Up to our own namespace, above which there is nothing that we may see.
+            parent = fcntl.ioctl(descriptor, _NS_GET_PARENT)
+            os.close(descriptor)
+            descriptor = parent
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
