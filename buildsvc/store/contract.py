@@ -128,9 +128,3 @@ class Store(Protocol):
     async def close(self) -> None:
         """Give back connections and threads. The store is not usable afterwards."""
         ...
-
-
-def check_range(start: int, length: int) -> None:
-    """Raise ``ValueError`` unless offset and length are possible ones."""
-    if start < 0 or length < 0:
-        raise ValueError(f"a range needs start >= 0 and length >= 0, not {start}, {length}")

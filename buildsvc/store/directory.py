@@ -11,12 +11,13 @@ import stat
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from buildsvc.errors import ObjectExists, ObjectNotFound, ShortObject, StoreRefused
+from buildsvc.errors import ObjectExists, ObjectNotFound, StoreRefused
 from buildsvc.store.contract import MAX_GET, ObjectStat
 from buildsvc.store.copying import copy_range
 from buildsvc.store.drafts import Draft, make_directories, remove_stale
 from buildsvc.store.marker import is_store, make_store
 from buildsvc.store.oserrors import CALLERS_TARGET, reading_error, writing_error
+from buildsvc.store.ranges import short_object
 from buildsvc.store.walk import walk
 
 if TYPE_CHECKING:
@@ -204,12 +205,3 @@ class ObjectDirectory:
         if done < length:
             raise short_object(name, start, length, start + done)
         return b"".join(parts)
-
-
-def short_object(name: str, start: int, length: int, size: int | None) -> ShortObject:
-    """The error for a range that ``name``, of ``size`` bytes if known, does not have."""
-    return ShortObject(
-        f"{name} is shorter than its readers expect",
-        expected=f"at least {start + length} bytes",
-        found="fewer" if size is None else f"{size} bytes",
-    )

@@ -11,7 +11,6 @@ import functools
 import os
 import re
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -20,14 +19,15 @@ import aiohttp
 from yarl import URL
 
 from buildsvc.errors import StoreRefused, StoreUnavailable
-from buildsvc.store.contract import MAX_GET, ObjectStat, check_range
+from buildsvc.store.contract import MAX_GET, ObjectStat
 from buildsvc.store.copying import write_at
-from buildsvc.store.directory import short_object
 from buildsvc.store.httplist import not_an_object_server, parse_page
 from buildsvc.store.httpstatus import status_error
 from buildsvc.store.names import check_name, check_prefix
+from buildsvc.store.ranges import check_range, short_object
 from buildsvc.store.threads import Threads
-from buildsvc.store.uploads import FileUpload
+from buildsvc.store.timeouts import DEFAULT_TIMEOUTS, HttpTimeouts
+from buildsvc.store.uploads import BytesUpload, FileUpload, Upload
 
 if TYPE_CHECKING:
     import threading
@@ -44,21 +44,6 @@ _SUCCESS = {
 _PART = frozenset({206})
 _DELETED = frozenset({200, 202, 204, 404})
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(?:\d+|\*)")
-
-
-@dataclass(frozen=True, slots=True)
-class HttpTimeouts:
-    """How long to wait, in seconds."""
-
-    total: float = 120.0
-    """For one operation, its bytes included."""
-    connect: float = 3.0
-    """For a TCP (and TLS) connection."""
-    idle: float = 15.0
-    """Between two pieces of an answer."""
-
-
-DEFAULT_TIMEOUTS = HttpTimeouts()
 
 
 class HttpStore:
@@ -100,7 +85,7 @@ class HttpStore:
 
     async def put(self, name: str, data: bytes) -> None:
         """See ``Store.put``."""
-        async with self._exchange("PUT", check_name(name), data=data):
+        async with self._exchange("PUT", check_name(name), data=BytesUpload(data)):
             pass
 
     async def put_file(self, name: str, path: Path) -> None:
@@ -117,7 +102,7 @@ class HttpStore:
     async def create(self, name: str, data: bytes) -> None:
         """See ``Store.create``."""
         headers = {"If-None-Match": "*"}
-        async with self._exchange("PUT", check_name(name), headers=headers, data=data):
+        async with self._exchange("PUT", check_name(name), headers=headers, data=BytesUpload(data)):
             pass
 
     async def stat(self, name: str) -> ObjectStat:
@@ -184,7 +169,7 @@ class HttpStore:
         ok: frozenset[int] | None = None,
         headers: Mapping[str, str] = MappingProxyType({}),
         query: Mapping[str, str] = MappingProxyType({}),
-        data: bytes | FileUpload | None = None,
+        data: Upload | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         url = URL(f"{self._base}/{name}", encoded=True).with_query(query)
         try:

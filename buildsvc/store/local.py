@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from buildsvc.errors import StoreUnavailable
-from buildsvc.store.contract import ObjectStat, check_range
 from buildsvc.store.directory import ObjectDirectory
 from buildsvc.store.names import check_name, check_prefix
+from buildsvc.store.ranges import check_range
 from buildsvc.store.threads import Threads
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from buildsvc.store.contract import ObjectStat
 
 _LIST_PAGE = 500
 

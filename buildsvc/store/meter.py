@@ -81,6 +81,7 @@ class MeteredStore:
 
     async def put_file(self, name: str, path: Path) -> None:
         """See ``Store.put_file``."""
+        # Outside the entry: a file that is not there is no failure of the store.
         size = (await self._threads.run(path.stat)).st_size
         with self._entry("put_file"):
             await self._inner.put_file(name, path)

@@ -3,6 +3,7 @@
 A name is one or more segments of ``a-z 0-9 . _ -``, joined by ``/``. No segment is empty or
 begins with a dot, so a name is a safe relative path, a safe URL path, and never collides with
 what a store keeps for itself. Case is left out because some file systems fold it.
+A name is not the directory of another: beside ``a/b`` a store may refuse ``a``.
 """
 
 from __future__ import annotations

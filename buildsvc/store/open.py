@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from buildsvc.errors import ConfigError
-from buildsvc.store.http import DEFAULT_TIMEOUTS, HttpStore, HttpTimeouts
 from buildsvc.store.local import LocalStore
+from buildsvc.store.timeouts import DEFAULT_TIMEOUTS, HttpTimeouts
 
 if TYPE_CHECKING:
     from buildsvc.store.contract import Store
@@ -49,6 +49,9 @@ def open_store(address: str, timeouts: HttpTimeouts = DEFAULT_TIMEOUTS) -> Store
                 expected="http://host[:port][/base]",
                 found=address,
             )
+        # A pod with another store does not wait for an HTTP client to be imported.
+        from buildsvc.store.http import HttpStore  # noqa: PLC0415
+
         return HttpStore(address, timeouts)
     raise ConfigError("no such kind of store", expected=_KINDS, found=address)
 

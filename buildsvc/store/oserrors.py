@@ -39,14 +39,14 @@ def writing_error(error: OSError, name: str, root: Path) -> StoreError:
         return StoreRefused(
             f"cannot write {name}",
             expected="directories where names have a /, and a file or nothing at the name itself",
-            found=f"{os.strerror(error.errno or 0)} at {error.filename}",
+            found=f"{os.strerror(error.errno or 0)} at {error.filename2 or error.filename}",
             advice=f"see what else writes into {root}",
         )
     return _general(error, f"cannot write {name}", root)
 
 
 def _general(error: OSError, doing: str, root: Path) -> StoreError:
-    found = f"{error.strerror or error} at {error.filename or root}"
+    found = f"{error.strerror or error} at {error.filename2 or error.filename or root}"
     if error.errno in _FORBIDDEN:
         return StoreRefused(
             doing,

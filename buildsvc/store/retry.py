@@ -141,7 +141,9 @@ class RetryingStore:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(StoreUnavailable),
             stop=stop_after_attempt(policy.attempts),
-            wait=wait_exponential_jitter(policy.first_wait, policy.longest_wait, 2, policy.jitter),
+            wait=wait_exponential_jitter(
+                multiplier=policy.first_wait, max=policy.longest_wait, jitter=policy.jitter
+            ),
             sleep=self._sleep,
             before_sleep=before_sleep,
             reraise=True,

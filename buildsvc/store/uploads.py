@@ -1,4 +1,8 @@
-"""A file as the body of an HTTP request, with bounded memory."""
+"""Bodies of HTTP requests that are written step by step, with bounded memory.
+
+aiohttp sends a request again by itself when a kept-alive connection turns out to be dead; so a
+body starts from its first byte each time it is written, which a generator cannot.
+"""
 
 from __future__ import annotations
 
@@ -17,27 +21,25 @@ if TYPE_CHECKING:
 _STEP = 1 << 20
 
 
-class FileUpload(Payload):
-    """The bytes of an open file, read in threads.
-
-    aiohttp sends a request again by itself when a kept-alive connection turns out to be dead;
-    so the body starts from the first byte each time it is written, which a generator cannot.
-    """
+class Upload(Payload):
+    """A body of ``size`` bytes, which ``read`` gives piece by piece."""
 
     _autoclose = True
 
-    def __init__(self, fd: int, threads: Threads) -> None:
-        super().__init__(fd)
-        self._fd = fd
-        self._threads = threads
-        self._size = os.fstat(fd).st_size
+    def __init__(self, value: object, size: int) -> None:
+        super().__init__(value)
+        self._size = size
+
+    async def read(self, at: int, length: int) -> bytes | memoryview:
+        """At most ``length`` bytes from offset ``at``; none at the end."""
+        raise NotImplementedError
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002 - the base's
         """Not offered: a pack is not text."""
         raise TypeError("the body of an object cannot be decoded")
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Write the whole file."""
+        """Write all of it."""
         await self.write_with_length(writer, None)
 
     async def write_with_length(
@@ -48,17 +50,37 @@ class FileUpload(Payload):
         end = size if content_length is None else min(size, content_length)
         at = 0
         while at < end:
-            data = await self._threads.borrow(self._fd, _Read(at, min(_STEP, end - at)))
+            data = await self.read(at, min(_STEP, end - at))
             if not data:
                 raise EOFError(f"the file lost bytes while it was sent: {at} of {end} are there")
             await writer.write(data)
             at += len(data)
 
 
-class _Read:
-    def __init__(self, at: int, length: int) -> None:
-        self._at = at
-        self._length = length
+class BytesUpload(Upload):
+    """Bytes in memory, in steps that do not keep the event loop."""
 
-    def __call__(self, fd: int, _stop: threading.Event) -> bytes:
-        return os.pread(fd, self._length, self._at)
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data, len(data))
+        self._view = memoryview(data)
+
+    async def read(self, at: int, length: int) -> memoryview:
+        """A view of the bytes."""
+        return self._view[at : at + length]
+
+
+class FileUpload(Upload):
+    """An open file, read in threads. The constructor blocks as fstat(2) does."""
+
+    def __init__(self, fd: int, threads: Threads) -> None:
+        super().__init__(fd, os.fstat(fd).st_size)
+        self._fd = fd
+        self._threads = threads
+
+    async def read(self, at: int, length: int) -> bytes:
+        """The file's bytes."""
+
+        def pread(fd: int, _stop: threading.Event) -> bytes:
+            return os.pread(fd, length, at)
+
+        return await self._threads.borrow(self._fd, pread)
