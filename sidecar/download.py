@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from buildsvc.cache import chunks
+from buildsvc.cache.roots import Location
 from buildsvc.store.contract import Store
-from sidecar.plan import Location
 from sidecar.segments import SegmentPlan, cut
 
 #: 0 demand, 1 trace, 2 rest; asked again each time a slot is free, since a prefetched

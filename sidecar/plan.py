@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
-from buildsvc.cache.chunks import DIGEST_SIZE
-from buildsvc.cache.packs import pack_name
+from buildsvc.cache.roots import ChunkTable, Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +43,6 @@ class ObjectKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Location:
-    """Where a stored chunk lies: object name, byte offset and stored bytes; ``length`` is unpacked."""
-
-    pack: str
-    offset: int
-    stored: int
-    length: int
-    digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Content:
     """Where an object's bytes are.
 
@@ -75,16 +63,7 @@ class Plan:
 
     def __init__(self, root: cache_pb2.Root) -> None:
         self.root = root
-        self._packs = [pack_name(pack.digest) for pack in root.packs]
-        self._columns = list(
-            zip(
-                root.chunk_packs,
-                root.chunk_offsets,
-                root.chunk_stored,
-                root.chunk_lengths,
-                strict=True,
-            )
-        )
+        self._chunks = ChunkTable(root)
         self.databases = self._content(root.databases)
         self._parents = {s.info.name: s.info.parent for s in root.snapshots}
         self.contents: dict[ObjectKey, Content] = {
@@ -96,12 +75,7 @@ class Plan:
             self.contents[ObjectKey.blob(blob.digest)] = Content((), self._locations(blob.data))
 
     def _locations(self, indices: Iterable[int]) -> tuple[Location, ...]:
-        found = []
-        for index in indices:
-            pack, offset, stored, length = self._columns[index]
-            digest = self.root.chunk_digests[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE]
-            found.append(Location(self._packs[pack], offset, stored, length, digest))
-        return tuple(found)
+        return tuple(self._chunks[index] for index in indices)
 
     def _content(self, ref: cache_pb2.TreeRef) -> Content:
         return Content(self._locations(ref.tree), self._locations(ref.data))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
-from sidecar.plan import Location
+from buildsvc.cache.packs import pack_name
+from buildsvc.cache.roots import Location
 
 #: Stored bytes in a segment. Large enough that a request's latency does not matter at
 #: 1 Gbit/s, small enough that a demanded snapshot's first worker starts early.
@@ -50,18 +51,19 @@ def cut(locations: Iterable[tuple[int, Location]]) -> Iterator[SegmentPlan]:
     chunks: list[agent_pb2.StagedChunk] = []
     size = 0
     for index, chunk in ordered:
+        name = pack_name(chunk.pack)
         if chunks and size + chunk.stored > SEGMENT_BYTES:
             yield SegmentPlan(tuple(ranges), tuple(chunks), size)
             ranges, chunks, size = [], [], 0
         last = ranges[-1] if ranges else None
         gap = chunk.offset - (last.start + last.length) if last else 0
-        if last and last.name == chunk.pack and -chunk.stored <= gap <= GAP_BYTES:
+        if last and last.name == name and -chunk.stored <= gap <= GAP_BYTES:
             # A chunk may come twice (equal contents): the second adds no bytes.
             grown = max(last.length, chunk.offset + chunk.stored - last.start)
             size += grown - last.length
             ranges[-1] = Range(last.name, last.start, grown, last.at)
         else:
-            ranges.append(Range(chunk.pack, chunk.offset, chunk.stored, size))
+            ranges.append(Range(name, chunk.offset, chunk.stored, size))
             size += chunk.stored
         into = ranges[-1]
         chunks.append(

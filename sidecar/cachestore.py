@@ -1,0 +1,97 @@
+"""The store as the sidecar uses it, and the keys that it looks under."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from buildsvc.cache.keys import CacheKey
+from buildsvc.errors import EnvironmentUnfit
+from buildsvc.store.contract import Store
+from buildsvc.store.open import open_store
+from buildsvc.store.retry import RetryingStore
+from sidecar.settings import Settings
+
+#: Seconds for ``buildkitd --version``.
+_VERSION_WITHIN = 10.0
+_VERSION = re.compile(r"\bv\d+\.\d+\.\d+\S*")
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Where to publish, and where to look, in order."""
+
+    own: CacheKey
+    fallbacks: tuple[CacheKey, ...]
+
+    @property
+    def all(self) -> tuple[CacheKey, ...]:
+        """The own key first."""
+        return (self.own, *self.fallbacks)
+
+
+def this_platform() -> str:
+    """Return the platform in containers' words, such as ``linux/amd64``."""
+    machine = platform.machine()
+    return f"linux/{_ARCHITECTURES.get(machine, machine)}"
+
+
+def cache_keys(settings: Settings, buildkit_version: str) -> Keys:
+    """Return the keys of the settings for this platform and daemon.
+
+    Raises:
+        ConfigError: a name cannot be part of a key.
+    """
+
+    def key(name: str) -> CacheKey:
+        return CacheKey.make(
+            tenant=settings.tenant,
+            trust_domain=settings.trust_domain,
+            name=name,
+            platform=this_platform(),
+            buildkit_version=buildkit_version,
+        )
+
+    return Keys(key(settings.cache_key), tuple(key(name) for name in settings.fallback_keys))
+
+
+def cache_store(settings: Settings) -> Store:
+    """Return the store of the settings; passing failures are retried here and nowhere else.
+
+    Raises:
+        ConfigError: its address is of no known kind.
+    """
+    return RetryingStore(open_store(settings.store))
+
+
+async def buildkit_version(program: Path) -> str:
+    """Ask the program for its version, such as ``v0.33.1``.
+
+    Raises:
+        EnvironmentUnfit: it does not run or does not say.
+    """
+    try:
+        child = await asyncio.create_subprocess_exec(
+            program,
+            "--version",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        async with asyncio.timeout(_VERSION_WITHIN):
+            said, _ = await child.communicate()
+    except (OSError, TimeoutError) as problem:
+        raise EnvironmentUnfit(f"{program} does not run: {problem}") from problem
+    found = _VERSION.search(said.decode(errors="replace"))
+    if found is None:
+        raise EnvironmentUnfit(
+            f"{program} does not say its version",
+            expected="a line with a version such as v0.33.1",
+            found=repr(said[:80]),
+            advice="name another program with --buildkitd",
+        )
+    return found.group()

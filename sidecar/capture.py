@@ -1,0 +1,188 @@
+"""Getting snapshots, blobs and databases from the agent's packer into the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
+from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache.catalog import Catalog
+from buildsvc.cache.packs import pack_name
+from buildsvc.errors import StoreError
+from buildsvc.store.contract import Store
+from sidecar.agentclient import AgentClient
+from sidecar.plan import ObjectKey
+from sidecar.status import Status
+from sidecar.timeline import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedTree:
+    """Chunks of a tree and of its files (32 bytes each, concatenated), and its usage."""
+
+    tree: bytes
+    data: bytes
+    usage_bytes: int
+    usage_inodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedBlob:
+    """Chunks of a content blob (32 bytes each, concatenated)."""
+
+    digest: str
+    size: int
+    mtime_ns: int
+    data: bytes
+
+
+class Uploads:
+    """Packs on their way to the store; those that failed wait for the next ``flush``."""
+
+    def __init__(
+        self,
+        store: Store,
+        agent: AgentClient,
+        catalog: Catalog,
+        status: Status,
+        concurrency: int,
+    ) -> None:
+        self._store = store
+        self._agent = agent
+        self._catalog = catalog
+        self._status = status
+        self._slots = asyncio.Semaphore(concurrency)
+        self._failed: list[agent_pb2.PackFile] = []
+        self.bytes = 0
+
+    async def pack(self, pack: agent_pb2.PackFile) -> None:
+        """Upload one pack, make its chunks known and let the agent delete the file.
+
+        A pack that the store does not take is kept for ``flush``: a capture under way must
+        not lose its events for it.
+        """
+        try:
+            await self._upload(pack)
+        except StoreError:
+            self._failed.append(pack)
+
+    async def flush(self) -> None:
+        """Try the failed ones again.
+
+        Raises:
+            StoreError: the store does not take the first of them; all that is left stays.
+        """
+        while self._failed:
+            await self._upload(self._failed[0])
+            del self._failed[0]
+
+    async def _upload(self, pack: agent_pb2.PackFile) -> None:
+        async with self._slots:
+            name = pack_name(pack.digest)
+            span = self._status.begin(Kind.UPLOAD, name, bytes=pack.size)
+            try:
+                await self._store.put_file(name, Path(pack.path))
+            except StoreError as failure:
+                self._status.failed(failure)
+                span.end("failed", error=str(failure))
+                raise
+            span.end()
+        self.bytes += pack.size
+        self._status.packed(pack.size)
+        self._catalog.add_pack(
+            pack.digest,
+            pack.size,
+            chunk_digests=pack.chunk_digests,
+            chunk_offsets=pack.chunk_offsets,
+            chunk_stored=pack.chunk_stored,
+            chunk_lengths=pack.chunk_lengths,
+        )
+        await self._agent.release_pack(Path(pack.path))
+
+
+class Captures:
+    """What has been captured in this epoch, and the queue of what was committed."""
+
+    def __init__(self, agent: AgentClient, uploads: Uploads) -> None:
+        self._agent = agent
+        self._uploads = uploads
+        self.trees: dict[str, CapturedTree] = {}
+        self.blobs: dict[str, CapturedBlob] = {}
+        self.databases: CapturedTree | None = None
+        self._committed: asyncio.Queue[str] = asyncio.Queue()
+
+    def committed(self, name: str) -> None:
+        """A snapshot can no longer change: capture it while the build goes on."""
+        self._committed.put_nowait(name)
+
+    async def run(self) -> None:
+        """Capture committed snapshots one after another at idle priority, until cancelled."""
+        while True:
+            name = await self._committed.get()
+            try:
+                if name not in self.trees:
+                    request = agent_pb2.CaptureRequest(snapshots=[name], idle=True)
+                    await self.capture(request)
+            finally:
+                self._committed.task_done()
+
+    async def drained(self) -> None:
+        """Wait until everything committed so far has been captured."""
+        await self._committed.join()
+
+    async def capture(self, request: agent_pb2.CaptureRequest) -> list[tuple[ObjectKey, str]]:
+        """Run one capture with its uploads; return what was skipped and why."""
+        skipped: list[tuple[ObjectKey, str]] = []
+        async with asyncio.TaskGroup() as uploads:
+            async for event in self._agent.capture(request):
+                match event.WhichOneof("event"):
+                    case "pack":
+                        uploads.create_task(self._uploads.pack(event.pack))
+                    case "snapshot":
+                        self.trees[event.snapshot.name] = _tree(event.snapshot)
+                    case "databases":
+                        self.databases = _tree(event.databases)
+                    case "blob":
+                        blob = event.blob
+                        self.blobs[blob.digest] = CapturedBlob(
+                            blob.digest, blob.size, blob.mtime_ns, blob.data_digests
+                        )
+                    case _:
+                        key = ObjectKey.from_proto(event.skipped.object)
+                        skipped.append((key, event.skipped.reason))
+        return skipped
+
+
+def _tree(message: agent_pb2.CapturedTree) -> CapturedTree:
+    return CapturedTree(
+        message.tree_digests, message.data_digests, message.usage_bytes, message.usage_inodes
+    )
+
+
+def restored_trees(root: cache_pb2.Root) -> dict[str, CapturedTree]:
+    """Trees that the restored generation already has, by snapshot name."""
+    return {
+        snapshot.info.name: CapturedTree(
+            _digests(root, snapshot.tree.tree),
+            _digests(root, snapshot.tree.data),
+            snapshot.info.usage_bytes,
+            snapshot.info.usage_inodes,
+        )
+        for snapshot in root.snapshots
+        if snapshot.HasField("tree")
+    }
+
+
+def restored_blobs(root: cache_pb2.Root) -> dict[str, CapturedBlob]:
+    """Blobs that the restored generation already has, by digest."""
+    return {
+        blob.digest: CapturedBlob(blob.digest, blob.size, blob.mtime_ns, _digests(root, blob.data))
+        for blob in root.blobs
+    }
+
+
+def _digests(root: cache_pb2.Root, indices: Sequence[int]) -> bytes:
+    return b"".join(root.chunk_digests[i * 32 : i * 32 + 32] for i in indices)

@@ -1,0 +1,232 @@
+"""Taking a consistent picture of an idle daemon while its clients notice nothing.
+
+Order, and why each part is safe:
+
+1. No build may be active (BuildKit's own list). Local contexts are pruned: their trees
+   are rewritten in place by later builds while a content hash sits in a database.
+2. Every tree and blob that is not in the store yet is captured, the daemon running.
+3. The daemon is stopped (SIGSTOP) and the agent finishes the calls it has. If any
+   snapshot call or database transaction came since step 1, something may have changed
+   while it was read: go on with the daemon and begin again. A RUN step cannot write
+   without a Prepare or Mounts before it, so an unchanged count means unchanged trees.
+4. The databases are copied, a few megabytes; the daemon goes on.
+5. The copies are checked as a scratch daemon would, captured, uploaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
+from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.errors import CacheError
+from sidecar import databases
+from sidecar.agentclient import AgentClient
+from sidecar.buildkit import BuildKit
+from sidecar.capture import (
+    CapturedBlob,
+    CapturedTree,
+    Captures,
+    Uploads,
+    restored_blobs,
+    restored_trees,
+)
+from sidecar.pause import NotStopped, paused
+
+#: Begin again this often when builds or the daemon's own collection get in between.
+_ATTEMPTS = 8
+
+
+class NotIdle(Exception):
+    """The daemon did not hold still; the text says what came in between."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Everything a generation holds, of one instant, with all its bytes in the store."""
+
+    snapshots: list[tuple[cache_pb2.SnapshotInfo, CapturedTree | None]]
+    blobs: list[CapturedBlob]
+    databases: CapturedTree
+    used: list[str]
+    database_bytes: int
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """The running buildkitd: its process and its root."""
+
+    pid: int
+    root: Path
+    api: BuildKit
+
+
+class Checkpointer:
+    """Takes pictures of one epoch."""
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        agent: AgentClient,
+        captures: Captures,
+        uploads: Uploads,
+        restored: cache_pb2.Root | None,
+        scratch: Path,
+        max_used_space: int,
+    ) -> None:
+        self._daemon = daemon
+        self._agent = agent
+        self._captures = captures
+        self._uploads = uploads
+        self._restored_trees = restored_trees(restored) if restored else {}
+        self._restored_blobs = restored_blobs(restored) if restored else {}
+        self._scratch = scratch
+        self._max_used_space = max_used_space
+
+    async def take(self) -> Picture:
+        """Return a picture; every chunk that it names is in the store.
+
+        Raises:
+            NotIdle: builds or the daemon's own work came in between each time.
+            CorruptObject: the databases are not what a scratch daemon would accept.
+            StoreError: packs could not be uploaded.
+        """
+        await self._expect_idle()
+        await self._daemon.api.prune(["type==source.local"])
+        if self._max_used_space:
+            await self._daemon.api.prune(max_used_space=self._max_used_space)
+        await self._captures.drained()
+        copied = self._scratch / "databases"
+        why = ""
+        for _ in range(_ATTEMPTS):
+            before = await asyncio.to_thread(databases.transactions, self._daemon.root)
+            await self._expect_idle()
+            first = await self._agent.inspect()
+            if why := await self._capture_missing(first):
+                continue
+            frozen, why = await self._freeze(first, before, copied)
+            if frozen is not None:
+                return await self._finish(frozen, copied)
+        raise NotIdle(why)
+
+    async def _expect_idle(self) -> None:
+        if active := await self._daemon.api.active_builds():
+            raise NotIdle(f"{len(active)} builds are running")
+
+    async def _capture_missing(self, state: agent_pb2.State) -> str:
+        """Capture what is not in the store yet; return why something is still missing."""
+        active = [s.info.name for s in state.snapshots if _is_active(s) and s.touched]
+        trees = self._captures.trees
+        committed = [
+            s.info.name
+            for s in state.snapshots
+            if _is_committed(s) and not self._has_tree(s) and s.info.name not in trees
+        ]
+        blobs = await self._missing_blobs(state)
+        requests = []
+        if committed or blobs:
+            requests.append(agent_pb2.CaptureRequest(snapshots=committed, blobs=blobs))
+        if active:
+            requests.append(agent_pb2.CaptureRequest(snapshots=active, active=True))
+        skipped = [item for request in requests for item in await self._captures.capture(request)]
+        return "; ".join(f"{key.name}: {reason}" for key, reason in skipped[:3])
+
+    def _has_tree(self, state: agent_pb2.SnapshotState) -> bool:
+        """Whether the restored generation's tree is still the snapshot's.
+
+        A committed one never changes; an active one does not unless it was mounted.
+        """
+        known = state.info.name in self._restored_trees
+        return known and (_is_committed(state) or not state.touched)
+
+    async def _missing_blobs(self, state: agent_pb2.State) -> list[str]:
+        lazy = _lazy_blobs(state)
+        local = await asyncio.to_thread(databases.local_blobs, self._daemon.root, lazy)
+        return [
+            digest
+            for digest in local
+            if digest not in self._captures.blobs and digest not in self._restored_blobs
+        ]
+
+    async def _freeze(
+        self, first: agent_pb2.State, before: tuple[int, ...], copied: Path
+    ) -> tuple[tuple[agent_pb2.State, list[str], int] | None, str]:
+        """Stop the daemon, look whether anything changed, copy the databases if not."""
+        if first.breaks_pending:
+            return None, "a blob is being fetched"
+        try:
+            async with paused(self._daemon.pid):
+                state = await self._agent.freeze()
+                try:
+                    after = await asyncio.to_thread(databases.transactions, self._daemon.root)
+                    if state.breaks_pending:
+                        return None, "a blob is being fetched"
+                    if state.sequence != first.sequence or after != before:
+                        return None, "the daemon was at work"
+                    if missing := await self._missing_blobs(state):
+                        return None, f"{len(missing)} blobs are new"
+                    blobs = await asyncio.to_thread(
+                        databases.local_blobs, self._daemon.root, frozenset[str]()
+                    )
+                    await asyncio.to_thread(shutil.rmtree, copied, ignore_errors=True)
+                    size = await asyncio.to_thread(databases.copy, self._daemon.root, copied)
+                finally:
+                    await self._agent.thaw()
+        except NotStopped as problem:
+            return None, str(problem)
+        return (state, list(blobs), size), ""
+
+    async def _finish(
+        self, frozen: tuple[agent_pb2.State, list[str], int], copied: Path
+    ) -> Picture:
+        state, blobs, size = frozen
+        names = frozenset(s.info.name for s in state.snapshots)
+        await asyncio.to_thread(databases.verify, copied, names)
+        await self._captures.capture(
+            agent_pb2.CaptureRequest(databases_dir=str(copied), flush=True)
+        )
+        await self._uploads.flush()
+        await asyncio.to_thread(shutil.rmtree, copied)
+        if self._captures.databases is None:
+            raise CacheError("the agent did not capture the databases")
+        return Picture(
+            snapshots=[(self._info(s), self._tree(s)) for s in state.snapshots],
+            blobs=[self._blob(digest) for digest in sorted(blobs)],
+            databases=self._captures.databases,
+            used=[used.name for used in state.used],
+            database_bytes=size,
+        )
+
+    def _tree(self, state: agent_pb2.SnapshotState) -> CapturedTree | None:
+        name = state.info.name
+        if state.info.kind == cache_pb2.SNAPSHOT_KIND_VIEW:
+            return None
+        return self._restored_trees[name] if self._has_tree(state) else self._captures.trees[name]
+
+    def _info(self, state: agent_pb2.SnapshotState) -> cache_pb2.SnapshotInfo:
+        info = cache_pb2.SnapshotInfo()
+        info.CopyFrom(state.info)
+        if tree := self._tree(state):
+            info.usage_bytes, info.usage_inodes = tree.usage_bytes, tree.usage_inodes
+        return info
+
+    def _blob(self, digest: str) -> CapturedBlob:
+        known = self._restored_blobs.get(digest)
+        return known if known is not None else self._captures.blobs[digest]
+
+
+def _is_active(state: agent_pb2.SnapshotState) -> bool:
+    return state.info.kind == cache_pb2.SNAPSHOT_KIND_ACTIVE
+
+
+def _is_committed(state: agent_pb2.SnapshotState) -> bool:
+    return state.info.kind == cache_pb2.SNAPSHOT_KIND_COMMITTED
+
+
+def _lazy_blobs(state: agent_pb2.State) -> frozenset[str]:
+    return frozenset(
+        blob.digest for blob in state.blobs if blob.residency == agent_pb2.RESIDENCY_LAZY
+    )

@@ -1,0 +1,314 @@
+"""One epoch: a user namespace with its agent and daemon on one root, from start to end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import grpc.aio
+
+from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
+from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache.catalog import Catalog
+from buildsvc.errors import CorruptObject, EnvironmentUnfit
+from buildsvc.store.contract import Store
+from sidecar.agentclient import AgentClient
+from sidecar.buildkit import BuildFinished, BuildKit, BuildStarted
+from sidecar.capture import Captures, Uploads
+from sidecar.checkpoint import Checkpointer, Daemon
+from sidecar.download import Downloads, Slots
+from sidecar.guardclient import AgentExited, DaemonExited, Namespace, NamespaceLostError, StartError
+from sidecar.launch import Launch
+from sidecar.locate import Found, Loadable, loadable
+from sidecar.paths import EpochPaths
+from sidecar.plan import ObjectKey, Plan
+from sidecar.restore import Restorer
+from sidecar.settings import Settings
+from sidecar.status import Status
+from sidecar.timeline import Kind, Span
+
+#: Seconds that the agent may take from its start to its first answer.
+_AGENT_WITHIN = 20.0
+#: Seconds within which a daemon answers. It takes 0.4 s on restored databases; one that
+#: does not answer is thrown away while clients still wait.
+_DAEMON_WITHIN = 10.0
+#: Uploads at a time: packs are large, so few fill any network.
+_UPLOADS = 4
+#: Exits of the daemon alone that are answered by starting it again on the same root.
+_RESTARTS = 2
+
+
+class Lost(Exception):
+    """This epoch's root must be thrown away; the text says why."""
+
+
+class Epoch:
+    """Owns everything that belongs to one root.
+
+    Used in this order: ``open``, ``load`` (when there is something to restore),
+    ``start_daemon``, ``serving``, ``close``.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        paths: EpochPaths,
+        namespace: Namespace,
+        launch: Launch,
+        store: Store | None,
+        status: Status,
+    ) -> None:
+        self._settings = settings
+        self._paths = paths
+        self._namespace = namespace
+        self._launch = launch
+        self._status = status
+        self._agent = AgentClient(paths.agent_socket)
+        self._api = BuildKit(paths.buildkit_socket)
+        #: Resolves with the reason when the root must be given up.
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.restored: cache_pb2.Root | None = None
+        self.catalog = Catalog()
+        #: Ends of builds, for whoever decides about publishing.
+        self.finished: asyncio.Queue[BuildFinished] = asyncio.Queue()
+        self._restorer: Restorer | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._daemon = 0
+        self._exits: asyncio.Queue[int] = asyncio.Queue()
+        self._restarts = 0
+        self._builds: dict[str, Span] = {}
+        self._store = store
+        self._uploads: Uploads | None = None
+        self._captures: Captures | None = None
+
+    async def open(self) -> None:
+        """Start the namespace and the agent.
+
+        Raises:
+            EnvironmentUnfit: rootless containers do not work here; the text says what is missing.
+        """
+        await self._namespace.start()
+        self._watching = asyncio.create_task(self._watch_namespace(), name="namespace events")
+        agent = self._launch.agent(self._paths)
+        try:
+            await self._namespace.start_agent(agent.argv, agent.environment)
+            await self._agent.ready(_AGENT_WITHIN)
+        except (grpc.aio.AioRpcError, NamespaceLostError, StartError) as problem:
+            raise EnvironmentUnfit(
+                f"the agent does not start: {problem}", advice="see logs/daemon.log in the root"
+            ) from problem
+
+    async def fetch(self, found: Found) -> Loadable:
+        """Download what the daemon needs before it starts.
+
+        Raises:
+            BuildsvcError: it cannot be had; the root is still empty.
+        """
+        assert self._store is not None
+        slots = Slots(self._settings.download_concurrency, self._settings.staging_limit)
+        downloads = Downloads(self._store, self._paths.down, slots)
+        return await loadable(found, downloads, self._paths)
+
+    async def load(self, ready: Loadable) -> None:
+        """Lay a generation's databases, index and leased blobs into the root.
+
+        Raises:
+            Lost: the agent could not use them; the root is spoilt.
+        """
+        root = ready.plan.root
+        try:
+            answer = await self._agent.load(ready.request)
+        except grpc.aio.AioRpcError as problem:
+            raise Lost(f"the restored state cannot be used: {problem.details()}") from problem
+        self.restored = root
+        self.catalog = Catalog.from_root(root)
+        self._restorer = Restorer(
+            self._agent,
+            ready.downloads,
+            ready.plan,
+            self._status,
+            demand_timeout=self._settings.demand_timeout,
+            on_lost=self.lose,
+        )
+        if answer.leases_unavailable:
+            await self._complete(self._restorer, blobs_only=True)
+        if self._settings.restore == "complete":
+            await self._complete(self._restorer, blobs_only=False)
+
+    async def _complete(self, restorer: Restorer, *, blobs_only: bool) -> None:
+        try:
+            await restorer.complete(lambda key: key.is_blob or not blobs_only)
+        except* CorruptObject as problems:
+            raise Lost(str(problems.exceptions[0])) from problems
+
+    async def start_daemon(self) -> None:
+        """Start buildkitd on the root and wait for its answer.
+
+        Raises:
+            Lost: it does not answer, or exits.
+        """
+        span = self._status.begin(Kind.DAEMON, "buildkitd")
+        answering = asyncio.ensure_future(self._api.version(_DAEMON_WITHIN))
+        exiting = asyncio.ensure_future(self._exits.get())
+        try:
+            daemon = self._launch.daemon(self._paths)
+            started = await self._namespace.start_daemon(
+                daemon.argv, daemon.environment, nofsync=self._settings.nofsync
+            )
+            self._daemon = started.pid
+            ends: list[asyncio.Future[Any]] = [answering, exiting, self.lost]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if exiting.done():
+                raise Lost(f"buildkitd ended with status {exiting.result()} at its start")
+            if self.lost.done():
+                raise Lost(self.lost.result())
+            span.end(version=await answering)
+        except (NamespaceLostError, StartError) as problem:
+            raise Lost(str(problem)) from problem
+        except grpc.aio.AioRpcError as problem:
+            raise Lost("buildkitd did not answer in time") from problem
+        finally:
+            span.end("failed")
+            answering.cancel()
+            exiting.cancel()
+
+    def lose(self, reason: str) -> None:
+        """Give the root up."""
+        if not self.lost.done():
+            self.lost.set_result(reason)
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Run everything that goes on beside builds."""
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(self._restart_daemon(), name="daemon restarts"),
+                tasks.create_task(self._watch_agent(), name="agent events"),
+                tasks.create_task(self._watch_builds(), name="builds"),
+            ]
+            if self._restorer is not None:
+                running.append(tasks.create_task(self._restorer.run(), name="restore"))
+            if self._store is not None and self._settings.publish != "never":
+                self._uploads = Uploads(
+                    self._store, self._agent, self.catalog, self._status, _UPLOADS
+                )
+                self._captures = Captures(self._agent, self._uploads)
+                running.append(tasks.create_task(self._captures.run(), name="capture"))
+            try:
+                yield
+            finally:
+                for task in running:
+                    task.cancel()
+
+    async def active_builds(self) -> frozenset[str]:
+        """Refs of the builds under way."""
+        return await self._api.active_builds()
+
+    def checkpointer(self) -> Checkpointer:
+        """Return what takes pictures of this epoch; only while serving with a store."""
+        assert self._captures is not None and self._uploads is not None
+        return Checkpointer(
+            Daemon(self._daemon, self._paths.buildkit, self._api),
+            self._agent,
+            self._captures,
+            self._uploads,
+            self.restored,
+            self._paths.scratch,
+            self._launch.max_used_space,
+        )
+
+    @property
+    def uploaded_bytes(self) -> int:
+        """Bytes of packs that this epoch has put into the store."""
+        return self._uploads.bytes if self._uploads else 0
+
+    async def close(self, grace: float) -> None:
+        """Stop the daemon within ``grace`` seconds, then agent and namespace."""
+        await self._api.close()
+        if self._daemon and not self.lost.done():
+            with suppress(NamespaceLostError, StartError):
+                await self._namespace.stop_daemon(grace)
+        await self._namespace.close()
+        if self._watching is not None:
+            await self._watching
+        await self._agent.close()
+
+    async def _watch_namespace(self) -> None:
+        async for event in self._namespace.events():
+            if isinstance(event, AgentExited):
+                self.lose("the agent died")
+            elif isinstance(event, DaemonExited) and not event.asked:
+                self._exits.put_nowait(event.status)
+        self.lose("the namespace ended")
+
+    async def _restart_daemon(self) -> None:
+        """Start an ended daemon again on the same root: its databases survive a killed process."""
+        while True:
+            status = await self._exits.get()
+            self._status.count("daemon_exits")
+            for ref in list(self._builds):
+                self._builds.pop(ref).end("failed", error="buildkitd died")
+            self._restarts += 1
+            if self._restarts > _RESTARTS:
+                self.lose(f"buildkitd ended {self._restarts} times, now with status {status}")
+                return
+            try:
+                await self.start_daemon()
+            except Lost as problem:
+                self.lose(str(problem))
+
+    async def _watch_agent(self) -> None:
+        try:
+            async for event in self._agent.events():
+                self._agent_event(event)
+        except grpc.aio.AioRpcError:
+            self.lose("the agent died")
+
+    def _agent_event(self, event: agent_pb2.Event) -> None:
+        match event.WhichOneof("event"):
+            case "demand" if self._restorer is not None:
+                self._restorer.demand(ObjectKey.from_proto(event.demand))
+            case "committed" if self._captures is not None:
+                self._captures.committed(event.committed)
+            case "use":
+                self._status.used(event.use.object.name, event.use.waited)
+            case "lost":
+                self.lose(event.lost)
+
+    async def _watch_builds(self) -> None:
+        """Follow starts and ends of builds, also over restarts of the daemon."""
+        while True:
+            try:
+                async for event in self._api.builds():
+                    self._build_event(event)
+            except grpc.aio.AioRpcError:
+                # The daemon is gone or going; the guard says which, the next call waits for it.
+                await self._answers_again()
+
+    async def _answers_again(self) -> None:
+        try:
+            await self._api.version(_DAEMON_WITHIN)
+        except grpc.aio.AioRpcError:
+            self.lose("buildkitd does not answer any more")
+            await asyncio.Event().wait()
+
+    def _build_event(self, event: BuildStarted | BuildFinished) -> None:
+        if isinstance(event, BuildStarted):
+            if event.ref not in self._builds:
+                self._builds[event.ref] = self._status.begin(Kind.BUILD, event.ref)
+        else:
+            span = self._builds.pop(event.ref, None)
+            if span is None:
+                span = self._status.begin(Kind.BUILD, event.ref)
+            span.end(
+                "failed" if event.error else "ok",
+                seconds=round(event.seconds, 3),
+                steps_cached=event.steps_cached,
+                steps_total=event.steps_total,
+                error=event.error,
+            )
+            self.finished.put_nowait(event)
+        if self._restorer is not None:
+            self._restorer.build_runs(bool(self._builds))

@@ -1,0 +1,104 @@
+"""Command lines and environments of what runs inside the user namespace."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from sidecar.buildkitconfig import DaemonConfig, merged_config, read_config, space_limit
+from sidecar.paths import EpochPaths
+from sidecar.settings import Settings
+from sidecar.tls import Certificates
+
+#: Variables that daemon and agent may see. An allow-list: the sidecar's environment holds
+#: the store's credentials, and what is inside the namespace is nearer to RUN steps.
+_PASSED = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "XDG_RUNTIME_DIR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "PYTHONPATH",
+    "PYTHONDONTWRITEBYTECODE",
+)
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A program to start inside the namespace."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+class Launch:
+    """Builds the commands from the settings."""
+
+    def __init__(
+        self, settings: Settings, environ: Mapping[str, str], certificates: Certificates | None
+    ) -> None:
+        self._settings = settings
+        self.environment = allowed(environ)
+        self._certificates = certificates
+        self.max_used_space = settings.max_used_space or space_limit(settings.root)
+
+    def agent(self, paths: EpochPaths) -> Command:
+        """The agent; the guard appends its own descriptor."""
+        argv = (
+            sys.executable,
+            "-m",
+            "sidecar.agent",
+            f"--root={paths.snapshots}",
+            f"--socket={paths.snapshots_socket}",
+            f"--control={paths.agent_socket}",
+            f"--staging={paths.staging}",
+            f"--buildkit-root={paths.buildkit}",
+            f"--workers={self._settings.unpack_workers}",
+            f"--pack-level={self._settings.pack_level}",
+        )
+        return Command(argv, self.environment)
+
+    def daemon(self, paths: EpochPaths) -> Command:
+        """buildkitd, configured by the merged file alone."""
+        return Command(
+            (str(self._settings.program("buildkitd")), f"--config={paths.buildkit_config}"),
+            self.environment,
+        )
+
+    def write_config(self, paths: EpochPaths) -> None:
+        """Write the merged buildkitd.toml.
+
+        Raises:
+            ConfigError: the user's file contradicts what the sidecar needs.
+        """
+        ours = DaemonConfig(
+            root=paths.buildkit,
+            addresses=["fd://", f"unix://{paths.buildkit_socket}"],
+            snapshotter_socket=paths.snapshots_socket,
+            runc=self._settings.program("runc"),
+            max_used_space=self.max_used_space,
+            process_sandbox=self._settings.process_sandbox,
+            certificates=self._certificates,
+        )
+        file = self._settings.buildkitd_config
+        text = merged_config(read_config(file), ours, str(file or ""))
+        paths.buildkit_config.write_text(text)
+
+
+def allowed(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what may be seen inside the namespace.
+
+    A proxy's address is needed to pull; one with a password in it stays outside.
+    """
+    passed = {name: environ[name] for name in _PASSED if name in environ}
+    for name in (*_PROXIES, *(proxy.lower() for proxy in _PROXIES)):
+        if name in environ and not urlsplit(environ[name]).password:
+            passed[name] = environ[name]
+    return passed

@@ -1,0 +1,351 @@
+"""The sidecar's life: the one place that decides what happens next.
+
+    lock the root → open an epoch while the newest generation is located → load it, or go
+    cold → start the daemon → serve builds and publish after them → SIGTERM: drain, stop
+
+A lost root begins a new epoch, empty; clients wait in the listener's backlog meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+
+from buildsvc.cache.generations import GenerationLog
+from buildsvc.errors import BuildsvcError, EnvironmentUnfit, UsageError
+from buildsvc.store.contract import Store
+from sidecar import cachestore, rootdir
+from sidecar.control import CheckpointReport
+from sidecar.endpoint import bound_address
+from sidecar.endpoint_file import write_endpoint_file
+from sidecar.epoch import Epoch, Lost
+from sidecar.guardclient import Namespace, NamespaceOptions
+from sidecar.launch import Launch, allowed
+from sidecar.locate import Cold, Found, Loadable, locate
+from sidecar.paths import EpochPaths, epoch_paths, left_over, next_number
+from sidecar.patience import Patience
+from sidecar.publish import Publisher
+from sidecar.publishing import Policy, Publishing
+from sidecar.settings import Settings
+from sidecar.status import Generation, Phase, Status
+from sidecar.timeline import Kind
+from sidecar.tls import Certificates, needs_tls
+from sidecar.userns import network_mode
+
+log = structlog.get_logger(__name__)
+
+#: Seconds of the grace period that stopping daemon and namespace may take.
+_STOP_WITHIN = 10.0
+
+
+async def run(settings: Settings, listener: socket.socket, status: Status) -> int:
+    """Run one sidecar until SIGTERM or SIGINT; return the exit code.
+
+    Raises:
+        BuildsvcError: it cannot start; the text says what to do.
+    """
+    # Imported late: its HTTP server takes longer to import than all the rest.
+    from sidecar.surface import surface
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        root = await stack.enter_async_context(rootdir.locked(settings.root))
+        store = await stack.enter_async_context(_store(settings))
+        life = Lifecycle(settings, listener, status, root, store, stop)
+        await stack.enter_async_context(surface(settings, status, life))
+        await life.run()
+    status.enter(Phase.STOPPED)
+    return 0
+
+
+@asynccontextmanager
+async def _store(settings: Settings) -> AsyncIterator[Store | None]:
+    if not settings.store:
+        yield None
+        return
+    store = cachestore.cache_store(settings)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def _network(settings: Settings) -> Literal["own", "host"]:
+    """Return where RUN steps' traffic goes; ``auto`` takes their own namespace where it works."""
+    if settings.network == "slirp4netns":
+        return "own"
+    if settings.network == "host":
+        return "host"
+    found = network_mode(os.environ)
+    if found.mode == "host":
+        log.warning("RUN steps share the network of this pod", reason=found.reason)
+    return found.mode
+
+
+class Lifecycle:
+    """Goes through epochs until it is told to stop. Implements the socket's commands."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        status: Status,
+        root: rootdir.RootDirectory,
+        store: Store | None,
+        stop: asyncio.Event,
+    ) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._status = status
+        self._root = root
+        self._store = store
+        self._stop = stop
+        self._publishing: Publishing | None = None
+
+    async def run(self) -> None:
+        """Serve until ``stop`` is set.
+
+        Raises:
+            BuildsvcError: no daemon can be started here, not even a cold one.
+        """
+        settings = self._settings
+        version = await cachestore.buildkit_version(settings.program("buildkitd"))
+        self._keys = cachestore.cache_keys(settings, version)
+        self._version = version
+        self._network = await asyncio.to_thread(_network, settings)
+        self._launch = Launch(settings, os.environ, await self._endpoint())
+        left = await asyncio.to_thread(left_over, self._root.path)
+        sweeping = asyncio.ensure_future(self._sweep(left))
+        number = next_number(left)
+        cold = ""
+        try:
+            while not self._stop.is_set():
+                paths = epoch_paths(self._root.path, number)
+                cold = await self._epoch(number, paths, cold)
+                number += 1
+                await sweeping
+                sweeping = asyncio.ensure_future(self._sweep([paths.base]))
+        finally:
+            # Whatever is left is swept by the next sidecar of this root.
+            sweeping.cancel()
+
+    async def checkpoint(self) -> CheckpointReport:
+        """Take a checkpoint when the daemon is idle and publish it; return when that is done.
+
+        Raises:
+            UsageError: this sidecar does not publish, or serves no daemon at this moment.
+        """
+        if self._publishing is None:
+            raise UsageError(
+                "there is nothing to publish from",
+                expected="a sidecar with a store that serves builds",
+                found="no store, --publish never, or a daemon that is starting or stopping",
+            )
+        return await self._publishing.checkpoint()
+
+    async def _endpoint(self) -> Certificates | None:
+        """Make certificates if the endpoint needs them and say where clients connect."""
+        isolated = self._network == "own"
+        certificates: Certificates | None = None
+        if needs_tls(self._settings, isolated=isolated):
+            from sidecar.certificates import make_certificates
+
+            server = self._root.path / "tls" / "server"
+            certificates = await asyncio.to_thread(
+                make_certificates, server, self._settings.tls_client_path,
+                self._settings.address.host,
+            )  # fmt: skip
+        address = bound_address(self._listener)
+        client = certificates.client if certificates else None
+        await asyncio.to_thread(write_endpoint_file, self._settings.endpoint_path, address, client)
+        self._status.serves(str(address), tls=certificates is not None, isolated=isolated)
+        log.info("listening", endpoint=str(address), tls=certificates is not None)
+        return certificates
+
+    async def _sweep(self, directories: list[Path]) -> None:
+        if directories:
+            environment = allowed(os.environ)
+            program = self._settings.program("rootlesskit")
+            status = await rootdir.sweep(program, directories, environment)
+            if status:
+                log.warning("an old root could not be deleted", status=status)
+
+    async def _epoch(self, number: int, paths: EpochPaths, cold: str) -> str:
+        """Run one epoch to its end; return why the next one must be cold, empty after ``stop``."""
+        await asyncio.to_thread(paths.make)
+        await asyncio.to_thread(self._launch.write_config, paths)
+        self._status.epoch = number
+        namespace = Namespace(self._namespace_options(paths))
+        epoch = Epoch(self._settings, paths, namespace, self._launch, self._store, self._status)
+        admitted = False
+        try:
+            await self._restored(epoch, cold)
+            self._status.enter(Phase.STARTING_DAEMON, "buildkitd is starting")
+            await epoch.start_daemon()
+            admitted = True
+            await self._serve(epoch)
+            return ""
+        except Lost as lost:
+            if epoch.restored is None and not admitted:
+                raise EnvironmentUnfit(
+                    f"buildkitd does not start on an empty root: {lost}",
+                    advice=f"see {self._root.path / 'logs' / 'daemon.log'}",
+                ) from lost
+            return self._lost(number, str(lost), admitted=admitted)
+        finally:
+            await epoch.close(_STOP_WITHIN / 2)
+
+    def _lost(self, number: int, reason: str, *, admitted: bool) -> str:
+        log.error("the root is lost; going on with an empty one", reason=reason)
+        if admitted:
+            self._status.lost_root(number + 1, reason)
+            self._status.went_cold("root-lost", reason)
+        else:
+            self._status.went_cold("daemon-refused", reason)
+        return reason
+
+    def _namespace_options(self, paths: EpochPaths) -> NamespaceOptions:
+        return NamespaceOptions(
+            rootlesskit=str(self._settings.program("rootlesskit")),
+            state_dir=paths.run / "rootlesskit",
+            log=self._root.path / "logs" / "daemon.log",
+            network=self._network,
+            environment=self._launch.environment,
+            deny=self._settings.deny_cidr,
+            listener=self._listener.fileno(),
+            lock=self._root.namespace_lock,
+        )
+
+    async def _restored(self, epoch: Epoch, cold: str) -> None:
+        """Open the epoch and lay the newest generation into it, unless there is a reason not to.
+
+        Raises:
+            Lost: the generation spoilt the root.
+        """
+        opening = asyncio.ensure_future(epoch.open())
+        try:
+            if cold:
+                await opening
+                return
+            self._status.enter(Phase.RESTORING, "the cache is being located")
+            span = self._status.begin(Kind.RESTORE, self._settings.cache_key)
+            try:
+                found, loadable = await self._patiently(self._fetched(epoch))
+                await opening
+                await epoch.load(loadable)
+                self._announce(found)
+                span.end(number=found.generation.number)
+            except Cold as reason:
+                self._status.went_cold(reason.reason, str(reason))
+                log.warning("starting cold", reason=str(reason))
+                span.end("cold", reason=str(reason))
+                await opening
+            finally:
+                span.end("failed")
+        finally:
+            await asyncio.gather(opening, return_exceptions=True)
+
+    async def _fetched(self, epoch: Epoch) -> tuple[Found, Loadable]:
+        if self._store is None:
+            raise Cold("no-store", "no store is set (--store)")
+        found = await locate(self._store, self._keys.all)
+        try:
+            return found, await epoch.fetch(found)
+        except BuildsvcError as problem:
+            self._status.failed(problem)
+            raise Cold("corrupt", f"generation {found.generation.number}: {problem}") from problem
+
+    async def _patiently(
+        self, fetching: Coroutine[object, object, tuple[Found, Loadable]]
+    ) -> tuple[Found, Loadable]:
+        """Wait as long as clients can; with ``--restore=complete`` they wait for everything."""
+        task = asyncio.ensure_future(fetching)
+        try:
+            if self._settings.restore == "complete" or await Patience(self._listener).wait(task):
+                return await task
+        finally:
+            task.cancel()
+        raise Cold("time-out", "the store did not give the databases in time")
+
+    def _announce(self, found: Found) -> None:
+        head = found.generation.head
+        generation = Generation(
+            asked_key=self._settings.cache_key,
+            found_key=found.key.name,
+            number=head.number,
+            created_unix=head.created_unix_ns / 1e9,
+        )
+        objects = len(found.root.blobs) + sum(s.HasField("tree") for s in found.root.snapshots)
+        self._status.restores(generation, objects)
+        log.info("restored", key=found.key.name, generation=head.number, objects=objects)
+
+    async def _serve(self, epoch: Epoch) -> None:
+        """Serve builds until ``stop``, then publish what is left.
+
+        Raises:
+            Lost: the root was lost.
+        """
+        async with epoch.serving():
+            self._publishing = self._publisher(epoch)
+            self._status.enter(Phase.READY)
+            log.info("ready", endpoint=self._status.endpoint)
+            following = asyncio.ensure_future(self._follow_builds(epoch))
+            stopping = asyncio.ensure_future(self._stop.wait())
+            try:
+                ends: list[asyncio.Future[Any]] = [stopping, epoch.lost, following]
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                following.cancel()
+                if following.done() and not following.cancelled():
+                    following.result()
+                if not epoch.lost.done():
+                    await self._drain(epoch)
+            finally:
+                self._publishing = None
+                stopping.cancel()
+                following.cancel()
+        if epoch.lost.done():
+            raise Lost(epoch.lost.result())
+
+    async def _follow_builds(self, epoch: Epoch) -> None:
+        if self._publishing is not None:
+            await self._publishing.run()
+        else:
+            await epoch.lost
+
+    def _publisher(self, epoch: Epoch) -> Publishing | None:
+        if self._store is None or self._settings.publish == "never":
+            return None
+        key = self._keys.own
+        publisher = Publisher(
+            GenerationLog(self._store, key), self._version, cachestore.this_platform()
+        )
+        policy = Policy(self._settings.publish)
+        return Publishing(epoch, publisher, key, policy, self._status)
+
+    async def _drain(self, epoch: Epoch) -> None:
+        """Wait for builds and publish, within the grace period.
+
+        At the deadline the last idle state stays what is published.
+        """
+        self._status.enter(Phase.DRAINING)
+        if self._publishing is None:
+            return
+        draining = asyncio.ensure_future(self._publishing.drain())
+        limit = max(self._settings.grace - _STOP_WITHIN, 0.0)
+        ends: list[asyncio.Future[Any]] = [draining, epoch.lost]
+        await asyncio.wait(ends, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done():
+            self._status.skipped_checkpoint("deadline")
+            log.warning("not published", reason="the grace period ended first")
+        draining.cancel()

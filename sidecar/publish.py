@@ -1,0 +1,99 @@
+"""Turning a picture into the next generation of a key."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache.catalog import BlobChunks, Catalog, SnapshotChunks, TreeChunks
+from buildsvc.cache.generations import Generation, GenerationLog
+from buildsvc.errors import CacheError, HeadConflict
+from sidecar.capture import CapturedTree
+from sidecar.checkpoint import Picture
+
+#: Publishers of one key that may win before this one gives up.
+_CONFLICTS = 5
+
+
+def merged_trace(picture: Picture, restored: cache_pb2.Root | None) -> cache_pb2.Trace:
+    """Return the order of use to publish.
+
+    What this pod used comes first, in its order; what only earlier pods used follows, as
+    long as it is still there. A pod that used nothing thus keeps what is known.
+    """
+    here = {info.name for info, _ in picture.snapshots} | {blob.digest for blob in picture.blobs}
+    earlier: Sequence[str] = restored.trace.used if restored else ()
+    if restored and restored.trace.cold:
+        earlier = list(reversed(earlier))
+    used = dict.fromkeys(name for name in (*picture.used, *earlier) if name in here)
+    return cache_pb2.Trace(cold=restored is None, used=list(used))
+
+
+class Publisher:
+    """Publishes generations of one key."""
+
+    def __init__(self, log: GenerationLog, buildkit_version: str, platform: str) -> None:
+        self._log = log
+        self._buildkit_version = buildkit_version
+        self._platform = platform
+
+    async def publish(
+        self,
+        picture: Picture,
+        catalog: Catalog,
+        restored: cache_pb2.Root | None,
+        cold_build_seconds: float,
+    ) -> Generation:
+        """Create the key's next head for the picture, as the newest one's child.
+
+        Raises:
+            HeadConflict: others won each of several times.
+            StoreError: the store does not take it.
+        """
+        root = await asyncio.to_thread(self._root, picture, catalog, restored, cold_build_seconds)
+        for attempt in range(_CONFLICTS):
+            try:
+                return await self._next(root)
+            except HeadConflict:
+                if attempt == _CONFLICTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _next(self, root: cache_pb2.Root) -> Generation:
+        number = await self._log.newest_number()
+        try:
+            parent = await self._log.read(number) if number else None
+        except CacheError:
+            # A head that this version cannot read is continued, not overwritten.
+            parent = None
+        return await self._log.publish(root, parent=parent, number=number + 1)
+
+    def _root(
+        self,
+        picture: Picture,
+        catalog: Catalog,
+        restored: cache_pb2.Root | None,
+        cold_build_seconds: float,
+    ) -> cache_pb2.Root:
+        return catalog.build_root(
+            snapshots=[
+                SnapshotChunks(info, _chunks(tree) if tree else None)
+                for info, tree in picture.snapshots
+            ],
+            blobs=[
+                BlobChunks(blob.digest, blob.size, blob.mtime_ns, blob.data)
+                for blob in picture.blobs
+            ],
+            databases=_chunks(picture.databases),
+            trace=merged_trace(picture, restored),
+            buildkit_version=self._buildkit_version,
+            platform=self._platform,
+            created_unix_ns=time.time_ns(),
+            cold_build_seconds=cold_build_seconds,
+        )
+
+
+def _chunks(tree: CapturedTree) -> TreeChunks:
+    return TreeChunks(tree.tree, tree.data)

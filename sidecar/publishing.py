@@ -1,0 +1,163 @@
+"""When to take a checkpoint and publish it, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import grpc.aio
+import structlog
+
+from buildsvc.cache.keys import CacheKey
+from buildsvc.errors import BuildsvcError
+from sidecar.buildkit import BuildFinished
+from sidecar.checkpoint import NotIdle, Picture
+from sidecar.control import CheckpointReport
+from sidecar.epoch import Epoch
+from sidecar.publish import Publisher
+from sidecar.status import Generation, Status
+from sidecar.timeline import Kind
+
+log = structlog.get_logger(__name__)
+
+#: Seconds until the next try when the daemon was at work without a build: its own
+#: collection runs 1 s after each one.
+_AGAIN_AFTER = 1.0
+
+
+@dataclass(frozen=True)
+class Policy:
+    """After which builds to publish: ``always``, ``on-success`` or ``never``."""
+
+    publish: str
+
+    def wants(self, build: BuildFinished) -> bool:
+        """Whether the build makes the state worth publishing."""
+        return self.publish == "always" or (self.publish == "on-success" and not build.error)
+
+
+class Publishing:
+    """Publishes one epoch's state: after builds, on request, and at the end."""
+
+    def __init__(
+        self,
+        epoch: Epoch,
+        publisher: Publisher,
+        key: CacheKey,
+        policy: Policy,
+        status: Status,
+    ) -> None:
+        self._epoch = epoch
+        self._publisher = publisher
+        self._key = key
+        self._policy = policy
+        self._status = status
+        self._one_at_a_time = asyncio.Lock()
+        self._cold_seconds = 0.0
+        #: Whether builds ended that no published generation has yet.
+        self.dirty = False
+
+    async def run(self) -> None:
+        """Publish after each build, as soon as the daemon is idle, until cancelled."""
+        while True:
+            again = self.dirty and not await self._epoch.active_builds()
+            try:
+                async with asyncio.timeout(_AGAIN_AFTER if again else None):
+                    self._note(await self._epoch.finished.get())
+            except TimeoutError:
+                pass
+            while not self._epoch.finished.empty():
+                self._note(self._epoch.finished.get_nowait())
+            if self.dirty:
+                await self.checkpoint()
+
+    async def drain(self) -> None:
+        """Wait for the builds under way, then publish what is not published yet."""
+        while True:
+            while not self._epoch.finished.empty():
+                self._note(self._epoch.finished.get_nowait())
+            if await self._epoch.active_builds():
+                self._note(await self._epoch.finished.get())
+            elif not self.dirty or (await self.checkpoint()).published:
+                return
+            else:
+                await asyncio.sleep(_AGAIN_AFTER)
+
+    def _note(self, build: BuildFinished) -> None:
+        if self._epoch.restored is None and not build.error:
+            self._cold_seconds = max(self._cold_seconds, build.seconds)
+        self.dirty = self.dirty or self._policy.wants(build)
+
+    async def checkpoint(self) -> CheckpointReport:
+        """Take a checkpoint and publish it; never raises for what the cache cannot do."""
+        async with self._one_at_a_time:
+            began = time.monotonic()
+            before = self._epoch.uploaded_bytes
+            span = self._status.begin(Kind.CHECKPOINT, "checkpoint")
+            try:
+                # Builds that end from here on are not in the picture.
+                self.dirty = False
+                picture = await self._epoch.checkpointer().take()
+                span.end(snapshots=len(picture.snapshots), blobs=len(picture.blobs))
+                generation = await self._publish(picture)
+            except NotIdle as busy:
+                self._status.skipped_checkpoint("busy")
+                return self._nothing(began, str(busy))
+            except (BuildsvcError, OSError) as problem:
+                self._status.failed(problem)
+                self._status.skipped_checkpoint("failed")
+                log.error("nothing published", reason=str(problem))
+                return self._nothing(began, str(problem))
+            except grpc.aio.AioRpcError as problem:
+                # The daemon or the agent is gone: the epoch's own watchers decide what follows.
+                self._status.skipped_checkpoint("daemon-gone")
+                return self._nothing(began, problem.details() or "the daemon is gone")
+            finally:
+                span.end("failed")
+            return CheckpointReport(
+                published=True,
+                reason="",
+                key=generation.found_key,
+                number=generation.number,
+                seconds=round(time.monotonic() - began, 3),
+                snapshots=len(picture.snapshots),
+                blobs=len(picture.blobs),
+                packs=0,
+                uploaded_bytes=self._epoch.uploaded_bytes - before,
+            )
+
+    async def _publish(self, picture: Picture) -> Generation:
+        span = self._status.begin(Kind.PUBLISH, self._key.name)
+        restored = self._epoch.restored
+        seconds = restored.cold_build_seconds if restored else self._cold_seconds
+        try:
+            published = await self._publisher.publish(
+                picture, self._epoch.catalog, restored, seconds
+            )
+            span.end(number=published.number)
+        finally:
+            span.end("failed")
+        generation = Generation(
+            asked_key=self._key.name,
+            found_key=self._key.name,
+            number=published.number,
+            created_unix=published.head.created_unix_ns / 1e9,
+        )
+        self._status.was_published(generation)
+        log.info("published", key=self._key.name, generation=published.number)
+        return generation
+
+    def _nothing(self, began: float, reason: str) -> CheckpointReport:
+        self.dirty = True
+        return CheckpointReport(
+            published=False,
+            reason=reason,
+            key=self._key.name,
+            number=0,
+            seconds=round(time.monotonic() - began, 3),
+            snapshots=0,
+            blobs=0,
+            packs=0,
+            uploaded_bytes=0,
+        )
