@@ -16,6 +16,7 @@ from buildsvc.errors import BuildsvcError, UsageError
 from sidecar.endpoint import EarlyBind, settle
 from sidecar.settings import Settings
 from sidecar.sources import flag_name, load_settings
+from sidecar.values import parse_duration
 from sidecar.versions import version_text
 
 _ABOUT = """\
@@ -156,9 +157,12 @@ def _run(arguments: argparse.Namespace, early: EarlyBind | None) -> int:
     settings = _settings(arguments)
     listener = settle(early, settings.address)
     from sidecar.lifecycle import run
+    from sidecar.logs import LogOptions, Logs
     from sidecar.status import Status
 
-    return asyncio.run(run(settings, listener, Status()))
+    options = LogOptions(settings.log_format, settings.log_level, settings.root / "logs")
+    with Logs(options) as logs:
+        return asyncio.run(run(settings, listener, Status(recent_log=logs.recent)))
 
 
 def _config(arguments: argparse.Namespace, _early: EarlyBind | None) -> int:
@@ -171,13 +175,42 @@ def _config(arguments: argparse.Namespace, _early: EarlyBind | None) -> int:
     return 0
 
 
-def _agent(_arguments: argparse.Namespace, _early: EarlyBind | None) -> int:
-    # sidecar.__main__ takes this command before settings are ever imported.
-    raise UsageError("agent is started as `python -m sidecar agent`")
-
-
 def _status(arguments: argparse.Namespace, _early: EarlyBind | None) -> int:
-    raise UsageError("not connected")
+    from sidecar import client
+
+    root = _settings(arguments).root
+    if arguments.follow:
+        asyncio.run(client.follow_status(root))
+    else:
+        asyncio.run(client.show_status(root, as_json=arguments.json))
+    return 0
 
 
-_wait_ready = _checkpoint = _debug_bundle = _status
+def _wait_ready(arguments: argparse.Namespace, _early: EarlyBind | None) -> int:
+    from sidecar import client
+
+    try:
+        timeout = parse_duration(arguments.timeout)
+    except ValueError as error:
+        raise UsageError(f"--timeout: {error}") from error
+    asyncio.run(client.wait_ready(_settings(arguments).root, timeout))
+    return 0
+
+
+def _checkpoint(arguments: argparse.Namespace, _early: EarlyBind | None) -> int:
+    from sidecar import client
+
+    asyncio.run(client.checkpoint(_settings(arguments).root))
+    return 0
+
+
+def _debug_bundle(arguments: argparse.Namespace, _early: EarlyBind | None) -> int:
+    from sidecar import client
+
+    asyncio.run(client.debug_bundle(_settings(arguments), arguments.output))
+    return 0
+
+
+def _agent(arguments: argparse.Namespace, _early: EarlyBind | None) -> int:
+    """Only seen with options before the command: sidecar.__main__ takes it first."""
+    raise UsageError(f"start the agent as `sidecar agent …`, not with {vars(arguments)}")

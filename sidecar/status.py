@@ -61,8 +61,8 @@ class _Object:
 class Status:
     """What the sidecar is doing and has done.
 
-    ``started`` is the clock's value at process start; ``clock`` counts seconds and never goes
-    back, ``wall`` is Unix time.
+    ``clock`` counts seconds and never goes back, ``wall`` is Unix time; ``spans`` bounds the
+    timeline; ``recent_log`` returns the newest log lines for the debug bundle.
     """
 
     def __init__(
@@ -71,16 +71,18 @@ class Status:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         spans: int = 4000,
+        recent_log: Callable[[], list[str]] = list,
     ) -> None:
         self._clock = clock
         self._wall = wall
+        self.recent_log = recent_log
         self._origin = clock()
         self.started_unix = wall()
         self.version = 0
         self._changed = asyncio.Event()
         self.phase = Phase.STARTING
         self._phase_since = 0.0
-        self.phase_seconds: dict[str, float] = {}
+        self._ended_phases: dict[str, float] = {}
         self.waiting_for = "the sidecar is starting"
         self.cold_reason: str | None = None
         self.restored: Generation | None = None
@@ -109,15 +111,16 @@ class Status:
 
     def enter(self, phase: Phase, waiting_for: str = "") -> None:
         """Begin a phase; ``waiting_for`` tells a client that is not served yet what is missing."""
-        now = self.now()
-        self.phase_seconds = self._seconds_by_phase(now)
-        self.phase, self._phase_since = phase, now
+        self._ended_phases = self.phase_seconds()
+        self.phase, self._phase_since = phase, self.now()
         self.waiting_for = waiting_for or phase.value
         self._touch()
 
-    def _seconds_by_phase(self, now: float) -> dict[str, float]:
-        before = self.phase_seconds.get(self.phase.value, 0.0)
-        return {**self.phase_seconds, self.phase.value: before + now - self._phase_since}
+    def phase_seconds(self) -> dict[str, float]:
+        """Return the time spent in each phase so far, by its name."""
+        phase = self.phase.value
+        seconds = self._ended_phases.get(phase, 0.0) + self.now() - self._phase_since
+        return {**self._ended_phases, phase: seconds}
 
     @property
     def ready(self) -> bool:
@@ -281,7 +284,6 @@ class Status:
 
         docs/operations.md describes the fields.
         """
-        seconds = self._seconds_by_phase(self.now())
         return {
             "schema": SCHEMA,
             "version": self.version,
@@ -306,13 +308,18 @@ class Status:
             "demand_waited_seconds": round(self.demand_waited, 4),
             "counts": dict(self.counts),
             "by": {name: dict(counter) for name, counter in self.labelled.items()},
-            "phase_seconds": {phase: round(took, 4) for phase, took in seconds.items()},
+            "phase_seconds": {
+                phase: round(took, 4) for phase, took in self.phase_seconds().items()
+            },
             "timeline": [span.shown() for span in self.timeline if span.revision > since],
             "timeline_dropped": self.timeline.dropped,
         }
 
+    def age(self, generation: Generation) -> float:
+        """Return how many seconds ago a generation was published."""
+        return max(self._wall() - generation.created_unix, 0.0)
+
     def _shown(self, generation: Generation | None) -> dict[str, Any] | None:
         if generation is None:
             return None
-        age = self._wall() - generation.created_unix
-        return {**asdict(generation), "age_seconds": round(max(age, 0.0), 3)}
+        return {**asdict(generation), "age_seconds": round(self.age(generation), 3)}

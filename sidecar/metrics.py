@@ -1,0 +1,114 @@
+"""The status as Prometheus metrics: read when scraped, so that nothing is counted twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from buildsvc import __version__
+from sidecar.status import Advice, Phase, Status
+from sidecar.versions import BUILDKIT_VERSION
+
+_PREFIX = "buildsvc_sidecar_"
+
+# Family name in Status → (metric, label, help)
+_LABELLED = {
+    "fetched_bytes": ("fetched_bytes", "why", "Bytes of objects restored, by what asked for them."),
+    "fetched_objects": ("fetched_objects", "why", "Snapshots and blobs restored, likewise."),
+    "checkpoints_skipped": ("checkpoints_skipped", "reason", "Checkpoints that were not taken."),
+    "cold_starts": ("cold_starts", "reason", "Starts of the daemon without a cache."),
+    "errors": ("errors", "class", "Errors, by class; also those that were overcome."),
+    "builds": ("builds", "outcome", "Builds that ended."),
+}
+_PLAIN = {
+    "packed_bytes": "Bytes of packs made from what builds committed.",
+    "uploaded_bytes": "Bytes put into the store.",
+    "checkpoints": "Checkpoints taken.",
+    "roots_lost": "Times that the daemon moved to an empty root because the cache was lost.",
+}
+
+
+class StatusCollector(Collector):
+    """Collects one sidecar's metrics. docs/operations.md lists them."""
+
+    def __init__(self, status: Status) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family, those without samples too."""
+        yield from self._counters()
+        yield from self._gauges()
+        yield from self._objects()
+
+    def _counters(self) -> Iterator[Metric]:
+        status = self._status
+        for name, (metric, label, text) in _LABELLED.items():
+            yield _labelled(metric, text, label, status.labelled.get(name, {}))
+        for name, text in _PLAIN.items():
+            yield CounterMetricFamily(_PREFIX + name, text, value=status.counts[name])
+        waited = SummaryMetricFamily(
+            _PREFIX + "demand_wait_seconds", "Time that builds waited for objects of the cache."
+        )
+        waited.add_metric([], status.counts["demand_waits"], status.demand_waited)
+        yield waited
+
+    def _gauges(self) -> Iterator[Metric]:
+        status = self._status
+        info = GaugeMetricFamily(
+            _PREFIX + "info", "Versions.", labels=["version", "buildkit_version"]
+        )
+        info.add_metric([__version__, BUILDKIT_VERSION], 1)
+        yield info
+        now = GaugeMetricFamily(_PREFIX + "phase", "1 for the phase of now.", labels=["phase"])
+        spent = GaugeMetricFamily(
+            _PREFIX + "phase_seconds", "Time spent in each phase so far.", labels=["phase"]
+        )
+        seconds = status.phase_seconds()
+        for phase in Phase:
+            now.add_metric([phase.value], phase is status.phase)
+            spent.add_metric([phase.value], seconds.get(phase.value, 0.0))
+        yield now
+        yield spent
+        yield _gauge("ready", "1 while clients are served.", status.ready)
+        yield _gauge(
+            "run_again", "1 when a build should be run again.", status.advice is Advice.RUN_AGAIN
+        )
+        for which, generation in (("restored", status.restored), ("published", status.published)):
+            if generation is not None:
+                text = f"Number of the {which} generation."
+                yield _gauge(f"{which}_generation", text, generation.number)
+                text = f"Age of the {which} generation."
+                yield _gauge(f"{which}_generation_age_seconds", text, status.age(generation))
+
+    def _objects(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            _PREFIX + "objects",
+            "Snapshots and blobs of the restored generation: demand and prefetch were used, "
+            "never_needed was fetched ahead in vain so far.",
+            labels=["use"],
+        )
+        for use, count in self._status.objects().items():
+            family.add_metric([use], count)
+        yield family
+
+
+def registry(status: Status) -> CollectorRegistry:
+    """Return a registry of its own with this status' metrics."""
+    made = CollectorRegistry()
+    made.register(StatusCollector(status))
+    return made
+
+
+def _labelled(name: str, text: str, label: str, counts: Mapping[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(_PREFIX + name, text, labels=[label])
+    for value, count in sorted(counts.items()):
+        family.add_metric([value], count)
+    return family
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(_PREFIX + name, text, value=float(value))

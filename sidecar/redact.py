@@ -1,0 +1,71 @@
+"""Takes secrets out of what is logged, shown or packed for others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+MASK = "***"
+
+_SECRET_KEY = re.compile(
+    r"token|secret|passw|authorization|credential|access_?key|private_?key|signature|cookie",
+    re.IGNORECASE,
+)
+_PATTERNS = [
+    # User information of an URL.
+    (re.compile(r"(\w://)[^/@\s\"']+@"), rf"\1{MASK}@"),
+    # Signed URLs and the like.
+    (
+        re.compile(
+            r"([?&][^=&\s\"']*(?:token|secret|sig|key|credential|passw)[^=&\s\"']*=)[^&\s\"']+",
+            re.IGNORECASE,
+        ),
+        rf"\1{MASK}",
+    ),
+    # HTTP headers in error texts.
+    (re.compile(r"\b((?:bearer|basic)\s+)[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1{MASK}"),
+    (
+        re.compile(
+            r"(authorization[\"']?\s*[:=]\s*[\"']?)(?!\s*(?:bearer|basic)\b)[^\s\"',]+",
+            re.IGNORECASE,
+        ),
+        rf"\1{MASK}",
+    ),
+]
+
+
+def redacted_text(text: str) -> str:
+    """Return the text without passwords in URLs, signed query parameters and HTTP credentials."""
+    for pattern, replacement in _PATTERNS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def redacted(value: object, key: str = "") -> Any:  # noqa: ANN401  the same shape as the value
+    """Return a copy of a JSON-like value without secrets, by keys' names and in strings."""
+    if key and _SECRET_KEY.search(key) and value:
+        return MASK
+    if isinstance(value, str):
+        return redacted_text(value)
+    if isinstance(value, bytes):
+        return redacted_text(value.decode(errors="replace"))
+    if isinstance(value, Mapping):
+        return {name: redacted(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [redacted(item) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    # Exceptions, paths and other objects are shown by their text.
+    return redacted_text(str(value))
+
+
+def redact_event(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Redact a log event (a structlog processor)."""
+    for key, value in event.items():
+        # structlog's own bookkeeping is not shown.
+        if not key.startswith("_"):
+            event[key] = redacted(value, key)
+    return event
