@@ -1,0 +1,366 @@
+"""The log of a key: the newest is found, one publisher wins, a lost answer is understood."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+
+from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache.generations import Generation, GenerationLog
+from buildsvc.cache.keys import LAST_NUMBER, CacheKey
+from buildsvc.cache.roots import root_name
+from buildsvc.errors import (
+    CacheError,
+    CorruptObject,
+    HeadConflict,
+    KeyMismatch,
+    ObjectNotFound,
+    StoreUnavailable,
+    UnsupportedFormat,
+)
+from buildsvc.store.local import LocalStore
+from tests.unit.cache.fakes import MemoryStore, make_root
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from buildsvc.store.contract import Store
+
+KEY = CacheKey("acme", "protected", "app/main", "linux-amd64", "buildkit-0.33")
+OTHER = CacheKey("acme", "protected", "app/other", "linux-amd64", "buildkit-0.33")
+NOW = 1_800_000_000_000_000_000
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def log(store: MemoryStore) -> GenerationLog:
+    return GenerationLog(store, KEY, now_ns=lambda: NOW)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> cache_pb2.Root:
+    return make_root(tmp_path)
+
+
+async def publish_many(log: GenerationLog, root: cache_pb2.Root, count: int) -> list[Generation]:
+    generations: list[Generation] = []
+    for _ in range(count):
+        parent = generations[-1] if generations else None
+        generations.append(await log.publish(root, parent=parent))
+    return generations
+
+
+async def walk(log: GenerationLog) -> tuple[list[int], list[tuple[int, type[CacheError]]]]:
+    """The numbers of the candidates, and what was skipped."""
+    skipped: list[tuple[int, type[CacheError]]] = []
+    found = [
+        generation.number
+        async for generation in log.candidates(
+            lambda number, error: skipped.append((number, type(error)))
+        )
+    ]
+    return found, skipped
+
+
+async def test_an_empty_log(log: GenerationLog) -> None:
+    assert await log.newest() is None
+    assert await log.newest_number() == 0
+    assert await walk(log) == ([], [])
+
+
+async def test_what_is_published_is_read(log: GenerationLog, root: cache_pb2.Root) -> None:
+    first, second = await publish_many(log, root, 2)
+    found = await log.newest()
+    assert found == second
+    assert (found.number, found.head.parent) == (2, first.digest)
+    assert first.head.parent == b""
+    assert first.head.nonce != second.head.nonce
+    assert found.head.created_unix_ns == NOW
+    assert found.head.buildkit_version == "v0.33.1"
+    assert (found.head.tenant, found.head.trust_domain) == ("acme", "protected")
+    assert await log.read_root(found) == root
+
+
+async def test_the_root_is_stored_before_the_head(
+    store: MemoryStore, log: GenerationLog, root: cache_pb2.Root
+) -> None:
+    store.refuse = {"create"}
+    with pytest.raises(StoreUnavailable):
+        await log.publish(root, parent=None)
+    assert [name.split("/")[0] for name in store.objects] == ["roots"]
+    store.refuse = {"put"}
+    store.objects.clear()
+    with pytest.raises(StoreUnavailable):
+        await log.publish(root, parent=None)
+    assert store.objects == {}
+
+
+async def test_keys_have_logs_of_their_own(
+    store: MemoryStore, log: GenerationLog, root: cache_pb2.Root
+) -> None:
+    await publish_many(log, root, 2)
+    assert await GenerationLog(store, OTHER).newest() is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8, 20])
+@pytest.mark.parametrize("shown", [0, 1, 3])
+async def test_a_list_that_is_behind(
+    store: MemoryStore, log: GenerationLog, root: cache_pb2.Root, count: int, shown: int
+) -> None:
+    generations = await publish_many(log, root, count)
+    store.listed = [KEY.head_name(number) for number in range(1, min(shown, count) + 1)]
+    assert await log.newest() == generations[-1]
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 16, 33])
+async def test_a_list_that_fails(
+    store: MemoryStore, log: GenerationLog, root: cache_pb2.Root, count: int
+) -> None:
+    await publish_many(log, root, count)
+    store.refuse = {"list"}
+    store.calls.clear()
+    assert await log.newest_number() == count
+    assert store.calls["stat"] <= 12
+
+
+async def test_a_current_list_costs_one_probe(
+    store: MemoryStore, log: GenerationLog, root: cache_pb2.Root
+) -> None:
+    await publish_many(log, root, 9)
+    store.calls.clear()
+    assert await log.newest_number() == 9
+    assert store.calls == {"list": 1, "stat": 1}
+
+
+async def test_a_long_log_is_not_listed_to_its_end(store: MemoryStore, log: GenerationLog) -> None:
+    count = 30_000
+    for number in range(1, count + 1):
+        store.objects[KEY.head_name(number)] = b""
+    assert await log.newest_number() == count
+    assert store.calls["stat"] < 40
+
+
+async def test_foreign_names_in_the_list(
+    store: MemoryStore, log: GenerationLog, root: cache_pb2.Root
+) -> None:
+    await publish_many(log, root, 1)
+    for name in ("1", "x" * 20, "9" * 20, "0" * 20):
+        store.objects[KEY.heads_prefix + name] = b"?"
+    assert await log.newest_number() == 1
+
+
+async def test_a_dead_store_is_not_an_empty_one(store: MemoryStore, log: GenerationLog) -> None:
+    store.refuse = {"list", "stat", "get"}
+    with pytest.raises(StoreUnavailable):
+        await log.newest()
+
+
+def edited(change: Callable[[cache_pb2.Head], object]) -> Callable[[bytes], bytes]:
+    def edit(raw: bytes) -> bytes:
+        head = cache_pb2.Head.FromString(raw)
+        change(head)
+        return head.SerializeToString()
+
+    return edit
+
+
+BAD_HEADS: list[tuple[str, Callable[[bytes], bytes], type[CacheError]]] = [
+    ("empty", lambda _: b"", CorruptObject),
+    ("half", lambda raw: raw[: len(raw) // 2], CorruptObject),
+    ("noise", lambda _: b"\xff" * 64, CorruptObject),
+    ("huge", lambda raw: raw + b"\xfa\x07" + b"\x80\x80\x08" + bytes(1 << 17), CorruptObject),
+    ("newer", edited(lambda head: setattr(head, "format_version", 2)), UnsupportedFormat),
+    ("key", edited(lambda head: setattr(head, "key", OTHER.text)), KeyMismatch),
+    ("tenant", edited(lambda head: setattr(head, "tenant", "x")), KeyMismatch),
+    ("domain", edited(lambda head: setattr(head, "trust_domain", "forks")), KeyMismatch),
+    ("number", edited(lambda head: setattr(head, "number", 4)), CorruptObject),
+    ("root", edited(lambda head: setattr(head, "root", b"")), CorruptObject),
+    ("nonce", edited(lambda head: setattr(head, "nonce", bytes(15))), CorruptObject),
+    ("parent", edited(lambda head: setattr(head, "parent", bytes(31))), CorruptObject),
+]
+
+
+@pytest.mark.parametrize(
+    ("edit", "error"), [row[1:] for row in BAD_HEADS], ids=[row[0] for row in BAD_HEADS]
+)
+async def test_a_bad_newest_head(
+    store: MemoryStore,
+    log: GenerationLog,
+    root: cache_pb2.Root,
+    edit: Callable[[bytes], bytes],
+    error: type[CacheError],
+) -> None:
+    _, second, third = await publish_many(log, root, 3)
+    name = KEY.head_name(3)
+    store.objects[name] = edit(third.raw)
+    with pytest.raises(error):
+        await log.newest()
+    assert await walk(log) == ([2, 1], [(3, error)])
+
+    with pytest.raises(HeadConflict):
+        await log.publish(root, parent=second)
+    after = await log.newest_number() + 1
+    fresh = await log.publish(root, parent=second, number=after)
+    assert await log.newest() == fresh
+    assert fresh.number == 4
+
+
+async def test_heads_truncated_at_every_byte_never_name_another_root(
+    store: MemoryStore, log: GenerationLog, root: cache_pb2.Root
+) -> None:
+    (only,) = await publish_many(log, root, 1)
+    for end in range(len(only.raw)):
+        store.objects[KEY.head_name(1)] = only.raw[:end]
+        try:
+            found = await log.newest()
+        except CacheError:
+            continue
+        assert found is not None
+        assert found.head.root == only.head.root
+
+
+async def test_a_head_moved_from_another_key(
+    store: MemoryStore, log: GenerationLog, root: cache_pb2.Root
+) -> None:
+    theirs = await GenerationLog(store, OTHER).publish(root, parent=None)
+    store.objects[KEY.head_name(1)] = theirs.raw
+    with pytest.raises(KeyMismatch, match=r"app%2Fmain.*app%2Fother"):
+        await log.newest()
+
+
+async def test_a_planted_last_head(
+    store: MemoryStore, log: GenerationLog, root: cache_pb2.Root
+) -> None:
+    await publish_many(log, root, 1)
+    store.objects[KEY.head_name(LAST_NUMBER)] = b""
+    assert await walk(log) == ([], [(LAST_NUMBER, CorruptObject)])
+    with pytest.raises(CorruptObject, match="out of range"):
+        await log.publish(root, parent=None, number=await log.newest_number() + 1)
+
+
+async def test_a_root_that_is_missing_or_damaged(
+    store: MemoryStore, log: GenerationLog, root: cache_pb2.Root
+) -> None:
+    (only,) = await publish_many(log, root, 1)
+    name = root_name(only.head.root)
+    stored = store.objects[name]
+    store.objects[name] = stored[:-1]
+    with pytest.raises(CorruptObject):
+        await log.read_root(only)
+    del store.objects[name]
+    with pytest.raises(CorruptObject, match="is missing"):
+        await log.read_root(only)
+
+
+async def test_candidates_end_at_a_gap(
+    store: MemoryStore, log: GenerationLog, root: cache_pb2.Root
+) -> None:
+    await publish_many(log, root, 4)
+    del store.objects[KEY.head_name(2)]
+    assert await walk(log) == ([4, 3], [])
+    with pytest.raises(ObjectNotFound):
+        await log.read(2)
+
+
+async def test_a_lost_answer_is_a_success(
+    store: MemoryStore, log: GenerationLog, root: cache_pb2.Root
+) -> None:
+    store.lose = {"create"}
+    generation = await log.publish(root, parent=None)
+    assert await log.newest() == generation
+
+
+async def test_a_lost_answer_with_somebody_elses_head(
+    store: MemoryStore, log: GenerationLog, root: cache_pb2.Root
+) -> None:
+    theirs = await log.publish(root, parent=None)
+    store.refuse = {"create"}
+    with pytest.raises(HeadConflict):
+        await log.publish(root, parent=None)
+    assert store.objects[KEY.head_name(1)] == theirs.raw
+
+
+async def test_a_lost_answer_that_cannot_be_checked(
+    store: MemoryStore, log: GenerationLog, root: cache_pb2.Root
+) -> None:
+    store.lose = {"create"}
+    store.refuse = {"get"}
+    with pytest.raises(StoreUnavailable, match="create"):
+        await log.publish(root, parent=None)
+    store.refuse = set()
+    newest = await log.newest()
+    assert newest is not None
+    assert newest.number == 1
+
+
+class RetryingCreate(MemoryStore):
+    """Loses the first answer of ``create`` and tries again, as a retrying wrapper does."""
+
+    async def create(self, name: str, data: bytes) -> None:
+        self.lose = {"create"}
+        try:
+            await super().create(name, data)
+        except StoreUnavailable:
+            await super().create(name, data)
+
+
+async def test_the_own_head_is_recognised_after_a_retry(root: cache_pb2.Root) -> None:
+    log = GenerationLog(RetryingCreate(), KEY)
+    generation = await log.publish(root, parent=None)
+    assert await log.newest() == generation
+    with pytest.raises(HeadConflict):
+        await log.publish(root, parent=None)
+
+
+@pytest.fixture(params=["memory", "local"])
+async def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    made: Store = MemoryStore() if request.param == "memory" else LocalStore(tmp_path / "store")
+    yield made
+    await made.close()
+
+
+async def test_sixteen_publishers(any_store: Store, tmp_path: Path) -> None:
+    roots = [make_root(tmp_path, marker=b"%d" % number) for number in range(16)]
+    wins: dict[int, list[Generation]] = {number: [] for number in range(16)}
+
+    async def publisher(number: int) -> None:
+        log = GenerationLog(any_store, KEY)
+        while not wins[number]:
+            parent = await log.newest()
+            with suppress(HeadConflict):
+                wins[number].append(await log.publish(roots[number], parent=parent))
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(16):
+            group.create_task(publisher(number))
+
+    published = sorted((win[0] for win in wins.values()), key=lambda one: one.number)
+    assert [generation.number for generation in published] == list(range(1, 17))
+    log = GenerationLog(any_store, KEY)
+    seen = [one async for one in log.candidates(lambda number, _: pytest.fail(str(number)))]
+    assert seen == published[::-1]
+    for child, parent in itertools.pairwise(seen):
+        assert child.head.parent == parent.digest
+    for number, (win,) in wins.items():
+        assert await log.read_root(win) == roots[number]
+
+
+async def test_one_winner_each(any_store: Store, root: cache_pb2.Root) -> None:
+    logs = [GenerationLog(any_store, KEY) for _ in range(16)]
+    parent = None
+    for _ in range(5):
+        results = await asyncio.gather(
+            *(log.publish(root, parent=parent) for log in logs), return_exceptions=True
+        )
+        (parent,) = [one for one in results if isinstance(one, Generation)]
+        assert sum(isinstance(one, HeadConflict) for one in results) == 15
+        assert await logs[0].newest() == parent
