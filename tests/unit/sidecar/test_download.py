@@ -1,0 +1,123 @@
+"""Download slots: the most urgent goes first, budgets hold, nobody starves or leaks."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from sidecar.download import Slots
+
+
+async def test_the_most_urgent_waiter_gets_the_next_slot() -> None:
+    slots = Slots(downloads=1, staged_bytes=1000)
+    order: list[str] = []
+    release = asyncio.Event()
+
+    async def use(name: str, urgency: int) -> None:
+        async with slots.download(1, lambda: urgency):
+            order.append(name)
+            if name == "first":
+                await release.wait()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(use("first", 2))
+        await asyncio.sleep(0)
+        for name, urgency in (("rest", 2), ("trace", 1), ("demand", 0)):
+            group.create_task(use(name, urgency))
+        await asyncio.sleep(0)
+        release.set()
+    assert order == ["first", "demand", "trace", "rest"]
+
+
+async def test_urgency_is_asked_again_when_a_slot_is_free() -> None:
+    slots = Slots(downloads=1, staged_bytes=1000)
+    order: list[str] = []
+    urgencies = {"a": 1, "b": 2}
+    release = asyncio.Event()
+
+    async def use(name: str) -> None:
+        async with slots.download(1, lambda: urgencies.get(name, 0)):
+            order.append(name)
+            if name == "first":
+                await release.wait()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(use("first"))
+        await asyncio.sleep(0)
+        group.create_task(use("a"))
+        group.create_task(use("b"))
+        await asyncio.sleep(0)
+        urgencies["b"] = 0
+        release.set()
+    assert order == ["first", "b", "a"]
+
+
+async def test_staged_bytes_are_bounded_until_they_are_given_back() -> None:
+    slots = Slots(downloads=4, staged_bytes=100)
+    entered: list[int] = []
+
+    async def use(number: int) -> None:
+        async with slots.download(60, lambda: 1):
+            entered.append(number)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(3):
+            group.create_task(use(number))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert entered == [0]
+        slots.unstage(60)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert entered == [0, 1]
+        slots.unstage(60)
+
+
+async def test_what_is_larger_than_the_budget_goes_alone() -> None:
+    slots = Slots(downloads=2, staged_bytes=10)
+    async with asyncio.timeout(5), slots.download(1000, lambda: 1):
+        pass
+    slots.unstage(1000)
+    async with asyncio.timeout(5), slots.download(5, lambda: 1):
+        pass
+
+
+async def test_a_failed_download_gives_its_bytes_back() -> None:
+    slots = Slots(downloads=1, staged_bytes=10)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="broken"):
+            async with slots.download(10, lambda: 1):
+                raise ValueError("broken")
+
+
+@pytest.mark.parametrize("admitted", [False, True])
+async def test_a_cancelled_waiter_gives_its_place_back(admitted: bool) -> None:
+    slots = Slots(downloads=1, staged_bytes=10)
+    release = asyncio.Event()
+    waiters: list[asyncio.Task[None]] = []
+
+    async def hold() -> None:
+        async with slots.download(5, lambda: 0):
+            await release.wait()
+        slots.unstage(5)
+        # The slot is given to the waiter here; it is cancelled before it runs again.
+        if admitted:
+            waiters[0].cancel()
+
+    async def wait() -> None:
+        async with slots.download(10, lambda: 1):
+            raise AssertionError("was cancelled before it could run")
+
+    async with asyncio.TaskGroup() as group:
+        holder = group.create_task(hold())
+        await asyncio.sleep(0)
+        waiters.append(group.create_task(wait()))
+        await asyncio.sleep(0)
+        if not admitted:
+            waiters[0].cancel()
+            await asyncio.wait(waiters)
+        release.set()
+        await holder
+    async with asyncio.timeout(5), slots.download(10, lambda: 1):
+        pass
