@@ -15,3 +15,7 @@ class WorkerLost(BuildsvcError):
 
 class NotCapturable(BuildsvcError):
     """A tree that the cache format cannot hold; it stays on this machine."""
+
+
+class StagingUnusable(BuildsvcError):
+    """A pack could not be written, usually for a full disk; what was in it is lost."""

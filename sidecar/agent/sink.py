@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from buildsvc.cache import chunks
 from buildsvc.cache.packs import FinishedPack, PackWriter
+from sidecar.agent.errors import StagingUnusable
 
 
 class ChunkSink:
-    """Puts each chunk into the open pack, unless it is known."""
+    """Puts each chunk into the open pack, unless it is known.
+
+    Raises StagingUnusable when a pack cannot be written; then what `known` holds is not true any
+    more, and the sink must not be used again.
+    """
 
     def __init__(
         self, writer: PackWriter, known: set[bytes], finished: Callable[[FinishedPack], None]
@@ -20,10 +26,11 @@ class ChunkSink:
         self._finished = finished
 
     def put(self, data: bytes | bytearray | memoryview) -> bytes:
-        """Store one chunk of 1 byte to `chunks.MAX_LENGTH`; return its digest. Raises OSError."""
+        """Store one chunk of 1 byte to `chunks.MAX_LENGTH`; return its digest."""
         digest = chunks.digest(data)
         if digest not in self._known:
-            pack = self._writer.add(digest, chunks.encode(data), len(data))
+            with _staging():
+                pack = self._writer.add(digest, chunks.encode(data), len(data))
             self._known.add(digest)
             if pack is not None:
                 self._finished(pack)
@@ -34,7 +41,16 @@ class ChunkSink:
         self._known.update(digests)
 
     def flush(self) -> None:
-        """Close the open pack, if there is one. Raises OSError."""
-        pack = self._writer.finish()
+        """Close the open pack, if there is one."""
+        with _staging():
+            pack = self._writer.finish()
         if pack is not None:
             self._finished(pack)
+
+
+@contextmanager
+def _staging() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StagingUnusable("a pack cannot be written", found=str(error)) from error

@@ -1,0 +1,43 @@
+"""Work that runs only when nobody else wants the processor or the disk.
+
+Linux schedules threads, not processes, and an unprivileged one cannot come back from the idle
+class (sched(7), ioprio_set(2)): so one thread is idle for good, and the others never are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
+_IOPRIO_WHO_PROCESS = 1
+_IOPRIO_CLASS_IDLE = 3 << 13
+
+
+class IdleThread:
+    """Runs functions, one at a time, in a thread of the lowest priority."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, "idle", initializer=become_idle)
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Call `work` in the thread; return or raise what it does."""
+        return self._executor.submit(work).result()
+
+
+def become_idle() -> None:
+    """Give this thread, and those it starts from now on, the lowest priority."""
+    os.setpriority(os.PRIO_PROCESS, 0, 19)
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    number = _IOPRIO_SET.get(platform.machine())
+    if number is not None:
+        # Only a hint, and without it the class follows from the nice value: no error matters.
+        ctypes.CDLL(None).syscall(number, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_CLASS_IDLE)

@@ -1,0 +1,179 @@
+"""Worker processes that unpack: a queue by priority, and tasks that survive their worker."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from sidecar.agent import messages
+from sidecar.agent.errors import WorkerLost
+from sidecar.agent.ports import FillResult
+from sidecar.agent.process import Process, WorkerDied
+from sidecar.agent.staged import StagedChunk
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
+
+#: Workers that may die of one task before it is given up.
+DEATHS = 3
+
+R = TypeVar("R")
+
+
+@dataclass(order=True)
+class _Job:
+    priority: int
+    number: int
+    request: messages.Request = field(compare=False)
+    answer: asyncio.Future[messages.Reply] = field(compare=False)
+    deaths: int = field(compare=False, default=0)
+    worker: Process | None = field(compare=False, default=None)
+    left: asyncio.Event = field(compare=False, default_factory=asyncio.Event)
+
+
+class Unpackers:
+    """The Unpacker of `ports`: `count` processes, each doing one task after another.
+
+    An async context manager: entering starts the processes without waiting for them, leaving kills
+    them. A task whose process died is done again by another; all tasks may be repeated. A call that
+    is cancelled returns when no process works on its target any more.
+    """
+
+    def __init__(self, count: int) -> None:
+        """Use `count` processes of at most 150 MB each."""
+        self._count = count
+        self._queue: asyncio.PriorityQueue[_Job] = asyncio.PriorityQueue()
+        self._numbers = itertools.count()
+        self._stack = AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        group = await self._stack.enter_async_context(asyncio.TaskGroup())
+        self._tasks = [group.create_task(self._work(), name="unpacker") for _ in range(self._count)]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await self._stack.__aexit__(kind, error, trace)
+        while not self._queue.empty():
+            self._queue.get_nowait().answer.cancel()
+
+    async def prepare(self, tree: Path, target: Path, *, priority: int) -> int:
+        """Make directories, links and empty files; the rows of the tree's chunk table.
+
+        Raises CorruptObject, OSError, WorkerLost; so do the others.
+        """
+        request = messages.Prepare(os.fsencode(tree), os.fsencode(target))
+        return (await self._run(request, priority, messages.Prepared)).chunks
+
+    async def fill(
+        self, tree: Path, target: Path, segment: agent_pb2.Segment, *, priority: int
+    ) -> FillResult:
+        """Verify the chunks of a segment and write every piece that needs one."""
+        staged = [StagedChunk(each.chunk, each.offset, each.stored) for each in segment.chunks]
+        request = messages.Fill(
+            os.fsencode(tree), os.fsencode(target), os.fsencode(segment.path), staged
+        )
+        filled = await self._run(request, priority, messages.Filled)
+        return FillResult(filled.files, filled.bytes, filled.corrupt)
+
+    async def finish(self, tree: Path, target: Path, *, priority: int) -> None:
+        """Set what can only be set when all content is there."""
+        request = messages.Finish(os.fsencode(tree), os.fsencode(target))
+        await self._run(request, priority, messages.Done)
+
+    async def _run(self, request: messages.Request, priority: int, kind: type[R]) -> R:
+        answer = asyncio.get_running_loop().create_future()
+        job = _Job(priority, next(self._numbers), request, answer)
+        self._queue.put_nowait(job)
+        try:
+            reply = await answer
+        finally:
+            # Cancelled in the middle of it: the target must be left alone before anybody goes on.
+            if job.worker is not None:
+                job.worker.kill()
+                await job.left.wait()
+        if isinstance(reply, messages.Failed):
+            raise reply.error()
+        if not isinstance(reply, kind):
+            raise TypeError(f"{request!r} was answered by {reply!r}")
+        return reply
+
+    async def _work(self) -> None:
+        process: Process | None = None
+        try:
+            process = await _started()
+            while True:
+                job = await self._queue.get()
+                if job.answer.done():
+                    continue
+                if process is None or process.dead:
+                    process = await self._again(process)
+                process = await self._do(job, process)
+        finally:
+            if process is not None:
+                await process.end()
+
+    async def _again(self, process: Process | None) -> Process | None:
+        if process is not None:
+            await process.end()
+        return await _started()
+
+    async def _do(self, job: _Job, process: Process | None) -> Process | None:
+        """Let the process do a job; the process again unless it has died."""
+        if process is None:
+            self._repeat(job)
+            return None
+        try:
+            job.worker = process
+            job.left.clear()
+            reply = await process.call(job.request)
+        except asyncio.CancelledError:
+            job.answer.cancel()
+            raise
+        except WorkerDied:
+            await process.end()
+            self._repeat(job)
+            return None
+        else:
+            if not job.answer.done():
+                job.answer.set_result(reply)
+            return process
+        finally:
+            job.worker = None
+            job.left.set()
+
+    def _repeat(self, job: _Job) -> None:
+        if job.answer.done():
+            return
+        job.deaths += 1
+        if job.deaths < DEATHS:
+            self._queue.put_nowait(job)
+        else:
+            job.answer.set_exception(
+                WorkerLost(
+                    f"{job.deaths} processes died of {type(job.request).__name__}",
+                    advice="look for the memory limit in the kernel's log, else report a defect",
+                )
+            )
+
+
+async def _started() -> Process | None:
+    """Start a process; None when there cannot be one now (memory, number of processes)."""
+    try:
+        return await Process.start("unpack")
+    except OSError:
+        return None
