@@ -6,6 +6,7 @@ whole.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from itertools import islice
@@ -136,7 +137,8 @@ class ObjectDirectory:
                 draft.replace(target)
         except FileExistsError as error:
             if target.is_dir():
-                raise writing_error(IsADirectoryError(error.errno), name, self._root) from error
+                taken = IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+                raise writing_error(taken, name, self._root) from error
             raise ObjectExists(f"there is an object {name} already") from error
         except OSError as error:
             raise writing_error(error, name, self._root) from error

@@ -1,0 +1,60 @@
+"""Addresses of stores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from buildsvc.errors import ConfigError
+from buildsvc.store.http import HttpStore
+from buildsvc.store.local import LocalStore
+from buildsvc.store.open import open_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("address", ["file://{}", "{}", "file://localhost{}"])
+async def test_a_directory(tmp_path: Path, address: str) -> None:
+    store = open_store(address.format(tmp_path / "a%20b" if "://" not in address else tmp_path))
+    assert isinstance(store, LocalStore)
+    await store.put("a", b"data")
+    directory = tmp_path / "a%20b" if "://" not in address else tmp_path
+    assert store.path("a") == directory / "a"
+    await store.close()
+
+
+def test_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = open_store("here")
+    monkeypatch.chdir("/")
+    assert isinstance(store, LocalStore)
+    assert store.path("a") == tmp_path / "here" / "a"
+
+
+def test_percent_encoding_in_a_file_address() -> None:
+    store = open_store("file:///a%20b")
+    assert isinstance(store, LocalStore)
+    assert str(store.path("c")) == "/a b/c"
+
+
+@pytest.mark.parametrize("address", ["http://localhost:1/base/", "https://store.example"])
+def test_a_server(address: str) -> None:
+    assert isinstance(open_store(address), HttpStore)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "a\0b", "ftp://host/a", "oss://bucket", "file://host/a", "http://", "http:///a",
+     "http://host/?a=b", "file:///a?b"],
+)  # fmt: skip
+def test_what_is_no_store(address: str) -> None:
+    with pytest.raises(ConfigError, match="expected: "):
+        open_store(address)
+
+
+def test_credentials_are_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_store("http://user:hunter2@host/")
+    assert "hunter2" not in str(caught.value)
