@@ -37,6 +37,8 @@ async def main(directory: Path, count: int, mode: str, guard_fd: int) -> None:
     blobs.start()
     left = blobs.place(Blob(str(n), directory / str(n), SIZE, n) for n in range(count))
     say("placed", count - len(left))
+    if (fifo := directory / "placed").exists():
+        fifo.write_bytes(b"\n")
     await link.gone()
     say("guard-gone")
 
