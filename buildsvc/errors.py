@@ -4,8 +4,6 @@ Each class is something that a caller acts on; ``exit_code`` is what a command e
 nobody did. The codes are those of BSD's sysexits(3).
 """
 
-# ruff: noqa: N818 - the names say what happened; the base classes end in Error.
-
 from __future__ import annotations
 
 from typing import ClassVar

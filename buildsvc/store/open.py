@@ -50,7 +50,7 @@ def open_store(address: str, timeouts: HttpTimeouts = DEFAULT_TIMEOUTS) -> Store
                 found=address,
             )
         # A pod with another store does not wait for an HTTP client to be imported.
-        from buildsvc.store.http import HttpStore  # noqa: PLC0415
+        from buildsvc.store.http import HttpStore
 
         return HttpStore(address, timeouts)
     raise ConfigError("no such kind of store", expected=_KINDS, found=address)

@@ -28,7 +28,7 @@ from buildsvc.store.local import LocalStore
 from buildsvc.store.marker import CONTENT, MARKER
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from multiprocessing.synchronize import Barrier
 
 PROCESSES = 4
@@ -315,6 +315,22 @@ def test_full_and_read_only_file_systems(tmp_path: Path, options: str, expected:
     for line, beginning in zip(answer, expected, strict=True):
         assert line.startswith(beginning)
     assert "what to do: " in answer[0]
+
+
+async def test_a_stream_of_another_size_is_not_stored(local: LocalStore) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"123"
+        yield b"45"
+
+    for size in (4, 6):
+        with pytest.raises(StoreUnavailable, match="cut off"):
+            await local.receive("a", chunks(), exclusive=False, size=size)
+    with pytest.raises(ObjectNotFound):
+        await local.get("a")
+    await local.receive("a", chunks(), exclusive=True, size=5)
+    assert await local.get("a") == b"12345"
+    with pytest.raises(ObjectExists):
+        await local.receive("a", chunks(), exclusive=True, size=None)
 
 
 async def test_a_directory_in_an_objects_place_is_named(local: LocalStore) -> None:

@@ -148,6 +148,12 @@ async def test_the_deadline_ends_an_attempt_that_hangs(local: LocalStore) -> Non
     assert hold.reached.is_set()
 
 
+async def test_a_time_out_of_the_callers_file_passes(local: LocalStore) -> None:
+    script = [Rule("get", "*", 0, Fail(TimeoutError("a network file system's")))]
+    with pytest.raises(TimeoutError, match="file system"):
+        await RetryingStore(FaultyStore(local, script), sleep=Waits()).get("a")
+
+
 async def test_the_callers_own_time_limit_is_not_swallowed(local: LocalStore) -> None:
     hold = Hold(asyncio.Event())
     store = RetryingStore(FaultyStore(local, [Rule("get", "*", 0, hold)]), sleep=Waits())
