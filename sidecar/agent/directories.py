@@ -70,6 +70,10 @@ class Directories:
         """An empty layer, owned like the layer `owner`."""
         await self._run(lambda: _make_layer(number, owner))
 
+    async def begin(self, number: int) -> None:
+        """A layer to be filled, empty or as an earlier attempt left it."""
+        await self._run(lambda: os.makedirs(f"{number}/fs", exist_ok=True))
+
     async def pin(self, number: int, lower: Sequence[int], *, writable: bool) -> None:
         """Mounts the overlay of a snapshot unless it is mounted. Raises OSError."""
         if number in self._pinned:

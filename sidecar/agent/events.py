@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Iterable, Iterator
 
     from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 
@@ -22,12 +23,16 @@ class Events:
         for listener in self._listeners:
             listener.put_nowait(event)
 
-    async def listen(self) -> AsyncIterator[agent_pb2.Event]:
-        """Events from the first step of the iteration on, without end."""
+    @contextmanager
+    def listening(
+        self, first: Iterable[agent_pb2.Event] = ()
+    ) -> Iterator[asyncio.Queue[agent_pb2.Event]]:
+        """A queue with the events `first` and all that happen from now on."""
         queue: asyncio.Queue[agent_pb2.Event] = asyncio.Queue()
+        for event in first:
+            queue.put_nowait(event)
         self._listeners.add(queue)
         try:
-            while True:
-                yield await queue.get()
+            yield queue
         finally:
             self._listeners.discard(queue)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from buildsvc.errors import BuildsvcError
-from sidecar.agent.usage import Usage  # noqa: TC001 - msgspec reads the types of fields
+from sidecar.agent.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,23 +25,23 @@ class SnapshotError(BuildsvcError):
     """A call that the snapshot's state does not allow."""
 
 
-class NotFound(SnapshotError):  # noqa: N818 - a status code of the API
+class NotFound(SnapshotError):
     """No such snapshot, or no such parent."""
 
 
-class AlreadyExists(SnapshotError):  # noqa: N818 - a status code of the API
+class AlreadyExists(SnapshotError):
     """The key or name is taken."""
 
 
-class FailedPrecondition(SnapshotError):  # noqa: N818 - a status code of the API
+class FailedPrecondition(SnapshotError):
     """The snapshot is of another kind than the call needs, or has children."""
 
 
-class InvalidArgument(SnapshotError):  # noqa: N818 - a status code of the API
+class InvalidArgument(SnapshotError):
     """The request makes no sense whatever the state."""
 
 
-class Unavailable(SnapshotError):  # noqa: N818 - a status code of the API
+class Unavailable(SnapshotError):
     """The snapshot's bytes cannot be had."""
 
 
@@ -184,6 +184,7 @@ class SnapshotIndex:
         """Adds a row as it is. Raises AlreadyExists."""
         if row.name in self._rows:
             raise AlreadyExists(f"snapshot {row.name} already exists")
+        self._next_id = max(self._next_id, row.id + 1)
         self._add(row)
 
     def commit(

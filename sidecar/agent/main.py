@@ -2,108 +2,69 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import fcntl
-import os
 import signal
-from concurrent.futures import ThreadPoolExecutor
+import sys
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc.aio
 
 from buildsvc._proto.containerd.services.snapshots.v1 import snapshots_pb2_grpc
-from buildsvc.errors import CannotCreate, RootInUse
-from sidecar.agent import index_file
-from sidecar.agent.directories import Directories
-from sidecar.agent.events import Events
-from sidecar.agent.gate import Gate
-from sidecar.agent.index_file import IndexFile
-from sidecar.agent.residency import Residency
+from buildsvc.errors import BuildsvcError
+from sidecar.agent.core import AgentOptions, Ending, build_core, serve
 from sidecar.agent.service import SnapshotsService
-from sidecar.agent.snapshotter import Snapshotter
-from sidecar.agent.trash import Trash
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
 _GRACE = 5.0
-"""Seconds that calls under way have after SIGTERM."""
-
-
-@dataclass(frozen=True)
-class AgentOptions:
-    """What the command line says. Only `root` and `socket`: a snapshotter that stands alone."""
-
-    root: Path
-    socket: Path
-    control: Path | None = None
-    staging: Path | None = None
-    buildkit_root: Path | None = None
-    guard_fd: int | None = None
-    workers: int = 2
+"""Seconds that buildkitd's calls have to end."""
 
 
 async def run_agent(options: AgentOptions) -> int:
-    """Serves until SIGTERM or SIGINT; answers the exit code. Mounts stay for the next process."""
-    stop = asyncio.Event()
+    """Serves until SIGTERM or SIGINT, or until the root is lost; answers the exit code.
+
+    Mounts stay for the next process. Raises RootInUse, CannotCreate, EnvironmentUnfit, ConfigError.
+    """
+    ending = Ending()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, ending.end)
     async with AsyncExitStack() as stack:
-        await _serve_snapshots(options, stack)
-        await stop.wait()
-    return 0
+        core = await build_core(options, stack)
+        if options.control is not None:
+            # Here, because what stands alone needs none of it and should answer at once.
+            from sidecar.agent.control import serve_control
+
+            await serve_control(options, core, ending, stack)
+        server = grpc.aio.server()
+        snapshots_pb2_grpc.add_SnapshotsServicer_to_server(
+            SnapshotsService(core.snapshotter), server
+        )
+        await serve(server, options.socket, stack, grace=_GRACE)
+        return await ending.wait()
 
 
-async def _serve_snapshots(options: AgentOptions, stack: AsyncExitStack) -> Snapshotter:
-    lock = await asyncio.to_thread(_lock_root, options.root)
-    stack.callback(os.close, lock)
-    index = await asyncio.to_thread(index_file.load, options.root)
-    writer = ThreadPoolExecutor(1, "index")
-    stack.callback(writer.shutdown, wait=True)
-    directories = Directories(options.root, Trash())
-    stack.callback(directories.close)
-    await directories.adopt({row.id for row in index.walk()})
-    events = Events()
-    snapshotter = Snapshotter(
-        index=index,
-        file=IndexFile(options.root, index, writer),
-        directories=directories,
-        residency=Residency(events),
-        events=events,
-        gate=Gate(),
-    )
-    stack.push_async_callback(snapshotter.close)
-    server = grpc.aio.server()
-    snapshots_pb2_grpc.add_SnapshotsServicer_to_server(SnapshotsService(snapshotter), server)
-    listen(server, options.socket)
-    await server.start()
-    stack.push_async_callback(server.stop, _GRACE)
-    return snapshotter
+def parse(arguments: Sequence[str]) -> AgentOptions:
+    """Exits with code 2 and a message when the arguments make no sense."""
+    parser = argparse.ArgumentParser(prog="sidecar agent", description=__doc__)
+    parser.add_argument("--root", type=Path, required=True, help="directory of the snapshots")
+    parser.add_argument("--socket", type=Path, required=True, help="containerd's Snapshots API")
+    parser.add_argument("--control", type=Path, help="the sidecar's API")
+    parser.add_argument("--staging", type=Path, help="directory for packs that come and go")
+    parser.add_argument("--buildkit-root", type=Path, help="buildkitd's root directory")
+    parser.add_argument("--guard-fd", type=int, help="socket to the guard process")
+    parser.add_argument("--workers", type=int, default=2, help="processes that unpack")
+    return AgentOptions(**vars(parser.parse_args(arguments)))
 
 
-def listen(server: grpc.aio.Server, socket: Path) -> None:
-    """Binds a Unix socket. Raises CannotCreate."""
+def main(arguments: Sequence[str]) -> int:
+    """Runs `sidecar agent ARGUMENTS`; answers its exit code."""
     try:
-        server.add_insecure_port(f"unix:{socket}")
-    except RuntimeError as error:
-        raise CannotCreate(f"cannot listen on {socket}", found=str(error)) from error
-
-
-def _lock_root(root: Path) -> int:
-    """Makes the root and takes it for this process. Answers the descriptor that holds the lock."""
-    try:
-        root.mkdir(mode=0o711, parents=True, exist_ok=True)
-        descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise CannotCreate(f"cannot use {root} as snapshot directory", found=str(error)) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise RootInUse(
-            f"another agent works in {root}", advice="give each agent a root of its own"
-        ) from None
-    return descriptor
+        return asyncio.run(run_agent(parse(arguments)))
+    except BuildsvcError as error:
+        print(f"sidecar agent: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code

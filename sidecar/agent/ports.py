@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Sequence
     from pathlib import Path
 
     from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
@@ -60,42 +60,48 @@ class Packer(Protocol):
 
     def capture_snapshot(
         self, name: str, path: Path, *, idle: bool, again: bool
-    ) -> AsyncIterator[agent_pb2.CaptureEvent]:
+    ) -> AsyncGenerator[agent_pb2.CaptureEvent, None]:
         """Packs the directory `path`. `again`: it may have changed since it was last read."""
 
     def capture_blob(
         self, digest: str, path: Path, *, idle: bool
-    ) -> AsyncIterator[agent_pb2.CaptureEvent]:
+    ) -> AsyncGenerator[agent_pb2.CaptureEvent, None]:
         """Packs one content blob."""
 
-    def capture_directory(self, path: Path, *, idle: bool) -> AsyncIterator[agent_pb2.CaptureEvent]:
+    def capture_directory(
+        self, path: Path, *, idle: bool
+    ) -> AsyncGenerator[agent_pb2.CaptureEvent, None]:
         """Packs a directory of databases; its last event is `databases`."""
 
-    def flush(self) -> AsyncIterator[agent_pb2.CaptureEvent]:
+    def flush(self) -> AsyncGenerator[agent_pb2.CaptureEvent, None]:
         """Closes the open pack, if any, and yields it."""
 
     async def release(self, path: Path) -> None:
         """Deletes a pack file that has been uploaded."""
 
 
+@dataclass(frozen=True)
+class BlobSpec:
+    """A blob as the cache knows it: bytes, mtime in ns, digests and lengths of its chunks."""
+
+    digest: str
+    size: int
+    mtime_ns: int
+    chunk_digests: Sequence[bytes]
+    chunk_lengths: Sequence[int]
+
+
 class Blobs(Protocol):
     """buildkitd's content blobs, which can be there before their bytes are."""
 
-    on_break: Callable[[str], None]
-    """Called in the event loop with the digest of a blob that somebody waits for."""
-    on_lost: Callable[[str], None]
-    """Called in the event loop with a reason when the root must be thrown away."""
+    async def place(self, blobs: Sequence[BlobSpec], *, leased: bool) -> tuple[int, str]:
+        """Makes blobs known. Answers how many are leased, and why not all of them, if so.
 
-    async def probe(self, buildkit_root: Path) -> str | None:
-        """Why leases do not work below this directory; None when they do."""
-
-    async def place(
-        self, digest: str, size: int, mtime_ns: int, lengths: Sequence[int], *, leased: bool
-    ) -> None:
-        """Makes the blob known. `lengths` are those of its chunks, in order.
-
-        Leased, it is an empty file of its final size at once; otherwise it appears when finished.
+        A leased one is an empty file of its final size at once, others appear when finished.
         """
+
+    def chunks(self, digest: str) -> int:
+        """How many chunks the blob has. Raises KeyError for one not known."""
 
     async def fill(self, digest: str, segment: agent_pb2.Segment, *, priority: int) -> FillResult:
         """Verifies and writes the chunks of a segment. Leaves the segment's file."""
@@ -106,8 +112,11 @@ class Blobs(Protocol):
     def path(self, digest: str) -> Path:
         """Where buildkitd keeps the blob."""
 
+    def sweep(self) -> Sequence[str]:
+        """Forgets blobs that were unlinked before their bytes came; answers their digests."""
+
     def state(self) -> Sequence[agent_pb2.BlobState]:
-        """Every blob placed and not unlinked since."""
+        """Every blob placed and not forgotten since."""
 
     def pending(self) -> int:
         """Leases broken and not yet served."""

@@ -57,6 +57,11 @@ class Residency:
         """Objects in order of first use."""
         return tuple(self._used)
 
+    def is_demanded(self, key: ObjectId) -> bool:
+        """Whether somebody waits for the object now."""
+        missing = self._missing.get(key)
+        return missing is not None and missing.waiters is not None
+
     def demanded(self) -> list[ObjectId]:
         """Objects that somebody waits for now."""
         return [key for key, missing in self._missing.items() if missing.waiters is not None]
@@ -89,6 +94,16 @@ class Residency:
         self._settle(missing, Unavailable(f"{key.name} cannot be had: {reason}"))
         return True
 
+    def demand(self, key: ObjectId) -> None:
+        """Somebody else waits for the object: counts its use and makes the demand."""
+        if self.is_local(key):
+            return
+        future = self._demand(key)
+        if key not in self._used:
+            self._used[key] = None
+            started = self._clock()
+            future.add_done_callback(lambda done: self._arrived(key, started, done))
+
     async def require(self, keys: Iterable[ObjectId]) -> None:
         """Returns when all are local; counts their first use. Raises Unavailable."""
         wanted = list(keys)
@@ -116,6 +131,10 @@ class Residency:
             missing.waiters = asyncio.get_running_loop().create_future()
             self._events.publish(agent_pb2.Event(demand=key.message()))
         return missing.waiters
+
+    def _arrived(self, key: ObjectId, started: float, future: asyncio.Future[None]) -> None:
+        if future.exception() is None:
+            self._publish_use(key, self._clock() - started)
 
     def _publish_use(self, key: ObjectId, waited: float) -> None:
         use = agent_pb2.Use(object=key.message(), waited=waited)

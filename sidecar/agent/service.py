@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import grpc
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -14,22 +11,13 @@ from buildsvc._proto.containerd.services.snapshots.v1 import snapshots_pb2 as pb
 from buildsvc._proto.containerd.services.snapshots.v1 import snapshots_pb2_grpc as pb_grpc
 from buildsvc._proto.containerd.types import mount_pb2
 from sidecar.agent import index
+from sidecar.agent.statuses import Context, statuses
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from buildsvc._proto.containerd.services.snapshots.v1.snapshots_pb2_grpc import (
-        _ServicerContext as Context,
-    )
     from sidecar.agent.snapshotter import Mount, Snapshotter
 
-_CODES: dict[type[index.SnapshotError], grpc.StatusCode] = {
-    index.NotFound: grpc.StatusCode.NOT_FOUND,
-    index.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
-    index.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
-    index.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
-    index.Unavailable: grpc.StatusCode.UNAVAILABLE,
-}
 _KINDS = {
     index.Kind.VIEW: pb.VIEW,
     index.Kind.ACTIVE: pb.ACTIVE,
@@ -47,27 +35,27 @@ class SnapshotsService(pb_grpc.SnapshotsServicer):
     async def Prepare(  # noqa: N802
         self, request: pb.PrepareSnapshotRequest, context: Context
     ) -> pb.PrepareSnapshotResponse:
-        async with _errors(context):
+        async with statuses(context):
             made = await self._snapshotter.prepare(request.key, request.parent, request.labels)
             return pb.PrepareSnapshotResponse(mounts=_mounts(made))
 
     async def View(  # noqa: N802
         self, request: pb.ViewSnapshotRequest, context: Context
     ) -> pb.ViewSnapshotResponse:
-        async with _errors(context):
+        async with statuses(context):
             made = await self._snapshotter.view(request.key, request.parent, request.labels)
             return pb.ViewSnapshotResponse(mounts=_mounts(made))
 
     async def Mounts(  # noqa: N802
         self, request: pb.MountsRequest, context: Context
     ) -> pb.MountsResponse:
-        async with _errors(context):
+        async with statuses(context):
             return pb.MountsResponse(mounts=_mounts(await self._snapshotter.mounts(request.key)))
 
     async def Commit(  # noqa: N802
         self, request: pb.CommitSnapshotRequest, context: Context
     ) -> Empty:
-        async with _errors(context):
+        async with statuses(context):
             await self._snapshotter.commit(
                 request.name, request.key, request.parent, request.labels
             )
@@ -76,20 +64,20 @@ class SnapshotsService(pb_grpc.SnapshotsServicer):
     async def Remove(  # noqa: N802
         self, request: pb.RemoveSnapshotRequest, context: Context
     ) -> Empty:
-        async with _errors(context):
+        async with statuses(context):
             await self._snapshotter.remove(request.key)
             return Empty()
 
     async def Stat(  # noqa: N802
         self, request: pb.StatSnapshotRequest, context: Context
     ) -> pb.StatSnapshotResponse:
-        async with _errors(context):
+        async with statuses(context):
             return pb.StatSnapshotResponse(info=_info(self._snapshotter.stat(request.key)))
 
     async def Update(  # noqa: N802
         self, request: pb.UpdateSnapshotRequest, context: Context
     ) -> pb.UpdateSnapshotResponse:
-        async with _errors(context):
+        async with statuses(context):
             row = await self._snapshotter.update(
                 request.info.name, request.info.labels, request.update_mask.paths
             )
@@ -98,7 +86,7 @@ class SnapshotsService(pb_grpc.SnapshotsServicer):
     async def List(  # noqa: N802
         self, request: pb.ListSnapshotsRequest, context: Context
     ) -> AsyncIterator[pb.ListSnapshotsResponse]:
-        async with _errors(context):
+        async with statuses(context):
             infos = [_info(row) for row in self._snapshotter.walk(request.filters)]
             for start in range(0, len(infos), _LIST_BLOCK):
                 yield pb.ListSnapshotsResponse(info=infos[start : start + _LIST_BLOCK])
@@ -106,27 +94,14 @@ class SnapshotsService(pb_grpc.SnapshotsServicer):
     async def Usage(  # noqa: N802
         self, request: pb.UsageRequest, context: Context
     ) -> pb.UsageResponse:
-        async with _errors(context):
+        async with statuses(context):
             usage = await self._snapshotter.usage(request.key)
             return pb.UsageResponse(size=usage.bytes, inodes=usage.inodes)
 
     async def Cleanup(self, request: pb.CleanupRequest, context: Context) -> Empty:  # noqa: N802, ARG002
-        async with _errors(context):
+        async with statuses(context):
             await self._snapshotter.cleanup()
             return Empty()
-
-
-@asynccontextmanager
-async def _errors(context: Context) -> AsyncIterator[None]:
-    """Ends the call with a status for what can go wrong in the ordinary course of things."""
-    try:
-        yield
-    except index.SnapshotError as error:
-        await context.abort(_CODES[type(error)], str(error))
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        code = grpc.StatusCode.RESOURCE_EXHAUSTED if full else grpc.StatusCode.UNKNOWN
-        await context.abort(code, f"snapshot directory: {error}")
 
 
 def _mounts(made: Sequence[Mount]) -> list[mount_pb2.Mount]:

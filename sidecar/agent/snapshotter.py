@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from sidecar.agent import filters
-from sidecar.agent.index import InvalidArgument, Kind, Row, SnapshotIndex
+from sidecar.agent.index import FailedPrecondition, InvalidArgument, Kind, Row, SnapshotIndex
 from sidecar.agent.mounts import OVERLAY_OPTIONS
 from sidecar.agent.residency import Residency, snapshot
 from sidecar.agent.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 
     from sidecar.agent.directories import Directories
     from sidecar.agent.events import Events
@@ -125,6 +126,40 @@ class Snapshotter:
         """Deletes directories that no row knows; returns when they are gone."""
         await self._whole(self._cleanup)
         await self._directories.deleted()
+
+    async def restore(self, rows: Sequence[Row]) -> None:
+        """Takes the rows of a restored generation. Raises FailedPrecondition when there are any."""
+        async with self._changing:
+            if len(self._index):
+                raise FailedPrecondition("the root has snapshots already")
+            for row in rows:
+                self._index.restore(row)
+                if row.lazy:
+                    self._residency.add_lazy(snapshot(row.name))
+                elif not row.parent:
+                    await self._directories.create(row.id, None)
+        await self._file.flush()
+
+    def layer(self, row: Row) -> Path:
+        """The directory of a snapshot's own layer."""
+        return Path(self._directories.layer(row.id))
+
+    async def begin_layer(self, row: Row) -> None:
+        """Makes the directory of a lazy snapshot's layer, if it is not there."""
+        await self._directories.begin(row.id)
+
+    def mark_local(self, row: Row) -> None:
+        """A lazy snapshot's layer is whole. Raises NotFound when it was removed meanwhile."""
+        self._index.set_local(self._index.get(row.name))
+
+    @contextlib.contextmanager
+    def held(self, row: Row) -> Iterator[None]:
+        """Keeps the snapshot's directory meanwhile, even when it is removed."""
+        self._directories.hold(row.id)
+        try:
+            yield
+        finally:
+            self._directories.drop(row.id)
 
     async def settle(self) -> None:
         """Waits for measurements under way: the rows of committed snapshots are complete then."""

@@ -1,0 +1,167 @@
+"""Puts one object on disk from segments that come in one by one."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
+from sidecar.agent.index import FailedPrecondition, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+
+    from sidecar.agent import ports
+    from sidecar.agent.index import Row
+    from sidecar.agent.residency import ObjectId, Residency
+    from sidecar.agent.snapshotter import Snapshotter
+
+
+class Target(Protocol):
+    """What is filled: a snapshot's directory or a blob."""
+
+    async def prepare(self) -> int:
+        """Answers how many chunks there will be."""
+
+    async def fill(self, segment: agent_pb2.Segment) -> ports.FillResult:
+        """Writes what the segment has."""
+
+    async def finish(self) -> None:
+        """All chunks are written: the object is local when this returns."""
+
+
+class SnapshotTarget:
+    """A lazy snapshot's layer."""
+
+    def __init__(
+        self,
+        row: Row,
+        tree: Path,
+        *,
+        snapshotter: Snapshotter,
+        unpacker: ports.Unpacker,
+        priority: Callable[[], int],
+    ) -> None:
+        self._row = row
+        self._tree = tree
+        self._layer = snapshotter.layer(row)
+        self._snapshotter = snapshotter
+        self._unpacker = unpacker
+        self._priority = priority
+
+    async def prepare(self) -> int:
+        await self._snapshotter.begin_layer(self._row)
+        return await self._unpacker.prepare(self._tree, self._layer, priority=self._priority())
+
+    async def fill(self, segment: agent_pb2.Segment) -> ports.FillResult:
+        return await self._unpacker.fill(
+            self._tree, self._layer, segment, priority=self._priority()
+        )
+
+    async def finish(self) -> None:
+        await self._unpacker.finish(self._tree, self._layer, priority=self._priority())
+        self._snapshotter.mark_local(self._row)
+
+
+class BlobTarget:
+    """A content blob."""
+
+    def __init__(self, digest: str, blobs: ports.Blobs, priority: Callable[[], int]) -> None:
+        self._digest = digest
+        self._blobs = blobs
+        self._priority = priority
+
+    async def prepare(self) -> int:
+        return self._blobs.chunks(self._digest)
+
+    async def fill(self, segment: agent_pb2.Segment) -> ports.FillResult:
+        return await self._blobs.fill(self._digest, segment, priority=self._priority())
+
+    async def finish(self) -> None:
+        await self._blobs.finish(self._digest)
+
+
+class Filling:
+    """One Fill call. Segments are worked on as they come, several at a time."""
+
+    def __init__(self, key: ObjectId, target: Target, residency: Residency) -> None:
+        self._key = key
+        self._target = target
+        self._residency = residency
+        self._answers: asyncio.Queue[agent_pb2.FillResponse | None] = asyncio.Queue()
+        self._filled: set[int] = set()
+        self._wanted = 0
+        self._bytes = 0
+        self._files = 0
+        self._complete = asyncio.Event()
+
+    async def run(
+        self, segments: AsyncIterator[agent_pb2.Segment]
+    ) -> AsyncGenerator[agent_pb2.FillResponse, None]:
+        """Yields what the call answers; `done` comes as soon as every chunk has been written.
+
+        Raises NotFound when the object was removed meanwhile, FailedPrecondition when the segments
+        end too early, CorruptObject for a bad tree, OSError.
+        """
+        worker = asyncio.create_task(self._work(segments), name=f"fill {self._key.name}")
+        worker.add_done_callback(lambda _: self._answers.put_nowait(None))
+        try:
+            while (answer := await self._answers.get()) is not None:
+                yield answer
+            await worker
+        finally:
+            worker.cancel()
+            await asyncio.gather(worker, return_exceptions=True)
+
+    async def _work(self, segments: AsyncIterator[agent_pb2.Segment]) -> None:
+        self._wanted = await self._target.prepare()
+        await self._receive(segments)
+        self._check_wanted()
+        await self._target.finish()
+        self._residency.mark_local(self._key)
+        done = agent_pb2.FillDone(bytes=self._bytes, files=self._files)
+        self._answers.put_nowait(agent_pb2.FillResponse(done=done))
+
+    async def _receive(self, segments: AsyncIterator[agent_pb2.Segment]) -> None:
+        """Returns when all chunks are written, whether or not the segments have ended."""
+        if not self._wanted:
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                reader = group.create_task(self._read(segments, group))
+                complete = group.create_task(self._complete.wait())
+                await asyncio.wait({reader, complete}, return_when=asyncio.FIRST_COMPLETED)
+                # Segments that have come are still worked on, in this group.
+                reader.cancel()
+                complete.cancel()
+        except BaseExceptionGroup as group_error:
+            # One is enough: what it was decides the status of the call.
+            raise group_error.exceptions[0] from None
+        missing = self._wanted - len(self._filled)
+        if missing:
+            raise FailedPrecondition(f"{missing} chunks of {self._key.name} were never sent")
+
+    async def _read(
+        self, segments: AsyncIterator[agent_pb2.Segment], group: asyncio.TaskGroup
+    ) -> None:
+        async for segment in segments:
+            group.create_task(self._fill(segment))
+
+    async def _fill(self, segment: agent_pb2.Segment) -> None:
+        self._check_wanted()
+        result = await self._target.fill(segment)
+        await asyncio.to_thread(Path(segment.path).unlink, missing_ok=True)
+        self._bytes += result.bytes
+        self._files += result.files
+        self._filled |= {staged.chunk for staged in segment.chunks} - set(result.corrupt)
+        if result.corrupt:
+            corrupt = agent_pb2.CorruptChunks(chunks=result.corrupt)
+            self._answers.put_nowait(agent_pb2.FillResponse(corrupt=corrupt))
+        self._answers.put_nowait(agent_pb2.FillResponse(released=segment.path))
+        if len(self._filled) >= self._wanted:
+            self._complete.set()
+
+    def _check_wanted(self) -> None:
+        if self._residency.is_local(self._key):
+            raise NotFound(f"{self._key.name} is not wanted any more")
