@@ -20,8 +20,8 @@ from buildsvc.errors import CorruptObject
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MAX_TREE = 64 << 20
-"""Bytes of a serialised tree: a million entries."""
+MAX_TREE = 32 << 20
+"""Bytes of a serialised tree: some 400,000 entries, which take four times that in memory."""
 MAX_PATH = 4095
 """Bytes of a path or of a symbolic link's target (PATH_MAX without the NUL)."""
 MAX_NAME = 255

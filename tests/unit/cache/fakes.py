@@ -33,6 +33,7 @@ class MemoryStore:
         self.lose: set[str] = set()
         self.refuse: set[str] = set()
         self.listed: list[str] | None = None
+        self.names_listed = 0
 
     async def _begin(self, call: str) -> None:
         self.calls[call] += 1
@@ -84,6 +85,7 @@ class MemoryStore:
         await self._begin("list")
         for name in sorted(self.objects) if self.listed is None else self.listed:
             if name.startswith(prefix):
+                self.names_listed += 1
                 yield ObjectStat(name, 0, None)
 
     async def delete(self, name: str) -> None:

@@ -82,6 +82,13 @@ def test_wrong_lengths_and_digest() -> None:
         chunks.decode(stored + b"more", len(TEXT), name)
 
 
+def test_a_chunk_that_is_too_long() -> None:
+    data = bytes(chunks.MAX_LENGTH + 1)
+    frame = zstandard.ZstdCompressor().compress(data)
+    with pytest.raises(CorruptObject, match="cannot be"):
+        chunks.decode(frame, len(data), chunks.digest(data))
+
+
 def test_a_frame_that_declares_no_size_is_refused() -> None:
     frame = zstandard.ZstdCompressor(write_content_size=False).compress(TEXT)
     with pytest.raises(CorruptObject, match="declares"):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 import itertools
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -147,6 +147,7 @@ async def test_a_long_log_is_not_listed_to_its_end(store: MemoryStore, log: Gene
         store.objects[KEY.head_name(number)] = b""
     assert await log.newest_number() == count
     assert store.calls["stat"] < 40
+    assert store.names_listed < 5000
 
 
 async def test_foreign_names_in_the_list(

@@ -187,10 +187,19 @@ def test_another_version() -> None:
         packs.read_index(data, len(data))
 
 
+def test_bytes_that_nobody_accounts_for() -> None:
+    data = b"more" + forged([ONE], [3], [3], b"one")
+    with pytest.raises(CorruptObject, match="contradicts"):
+        packs.read_index(data, len(data))
+
+
 def test_too_large() -> None:
-    data = forged([ONE], [3], [3], b"one")
-    with pytest.raises(CorruptObject):
-        packs.tail_length(data[-packs.TRAILER_SIZE :], packs.MAX_PACK + 1)
+    size = packs.MAX_PACK + 1
+    trailer = struct.pack(
+        "<32sQII8s", bytes(32), size - packs.TRAILER_SIZE - 40, 40, 1, b"bsvcpack"
+    )
+    with pytest.raises(CorruptObject, match="are none"):
+        packs.tail_length(trailer, size)
 
 
 def test_names() -> None:

@@ -250,18 +250,19 @@ def blob(number: int, contents: list[bytes]) -> BlobChunks:
 
 
 def test_only_what_is_referred_to_is_emitted(tmp_path: Path) -> None:
-    catalog = make_catalog(tmp_path, [b"old one", b"old two"])
+    catalog = make_catalog(tmp_path, [b"old one", b"old two", b"old three"])
     add_pack(catalog, write_pack(tmp_path, [b"unused"]))
-    new = write_pack(tmp_path, [b"new", b"unused too"])
+    new = write_pack(tmp_path, [b"new", b"unused too", b"newer"])
     add_pack(catalog, new)
-    root = build(catalog, blobs=[blob(1, [b"old two", b"new", b"old two"])])
+    used = [b"old two", b"newer", b"old one", b"new", b"old two"]
+    root = build(catalog, blobs=[blob(1, used)])
     assert len(root.packs) == 2
     assert {pack.digest for pack in root.packs} >= {new.digest}
     table = roots.ChunkTable(root)
-    assert {table[n].digest for n in range(len(table))} == {
-        chunks.digest(b"new"),
-        chunks.digest(b"old two"),
-    }
+    assert [(at.pack, at.offset) for at in table.locate(range(len(table)))] == sorted(
+        (at.pack, at.offset) for at in table.locate(range(len(table)))
+    )
+    assert {table[n].digest for n in range(len(table))} == set(map(chunks.digest, used))
 
 
 @settings(deadline=None, max_examples=30)

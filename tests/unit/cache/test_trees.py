@@ -194,6 +194,11 @@ HOSTILE: list[tuple[str, Callable[[cache_pb2.Tree], object], str]] = [
     ("hard link far away", entry(5, hardlink=2**32 - 1), "hard link to what"),
     ("hard link to a directory", entry(5, hardlink=2), "hard link to what"),
     ("hard link to a symbolic link", entry(5, hardlink=5), "hard link to what"),
+    (
+        "hard link to a hard link",
+        lambda tree: tree.entries.add(path=b"e", mode=FILE, hardlink=6),
+        "hard link to what",
+    ),
     ("hard link with pieces", entry(5, pieces=[cache_pb2.Piece(length=1)]), "with content"),
     ("target on a file", entry(3, symlink=b"x"), "without a symbolic link"),
     ("no target", lambda tree: tree.entries[4].ClearField("symlink"), "target is malformed"),
