@@ -73,8 +73,8 @@ def verify(copied: Path, snapshots: frozenset[str]) -> None:
     """
     for name in _BOLT:
         bolt.check(copied / name)
-    known = bolt.snapshot_keys(copied / CONTAINERD)
-    missing = sorted(set(known) - snapshots)
+    known = {row.name for row in bolt.snapshots(copied / CONTAINERD)}
+    missing = sorted(known - snapshots)
     if missing:
         raise CorruptObject(
             f"{CONTAINERD} names {len(missing)} snapshots that the index does not have, "

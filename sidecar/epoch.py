@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc.aio
+import structlog
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
@@ -28,6 +29,8 @@ from sidecar.restore import Restorer
 from sidecar.settings import Settings
 from sidecar.status import Status
 from sidecar.timeline import Kind, Span
+
+log = structlog.get_logger(__name__)
 
 #: Seconds that the agent may take from its start to its first answer.
 _AGENT_WITHIN = 20.0
@@ -298,6 +301,7 @@ class Epoch:
         if isinstance(event, BuildStarted):
             if event.ref not in self._builds:
                 self._builds[event.ref] = self._status.begin(Kind.BUILD, event.ref)
+                log.info("build started", ref=event.ref)
         else:
             span = self._builds.pop(event.ref, None)
             if span is None:
@@ -307,6 +311,13 @@ class Epoch:
                 seconds=round(event.seconds, 3),
                 steps_cached=event.steps_cached,
                 steps_total=event.steps_total,
+                error=event.error,
+            )
+            log.info(
+                "build ended",
+                ref=event.ref,
+                seconds=round(event.seconds, 3),
+                cached=f"{event.steps_cached}/{event.steps_total}",
                 error=event.error,
             )
             self.finished.put_nowait(event)

@@ -61,7 +61,6 @@ class Launch:
             f"--staging={paths.staging}",
             f"--buildkit-root={paths.buildkit}",
             f"--workers={self._settings.unpack_workers}",
-            f"--pack-level={self._settings.pack_level}",
         )
         return Command(argv, self.environment)
 

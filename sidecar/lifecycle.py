@@ -311,9 +311,11 @@ class Lifecycle:
                 if not epoch.lost.done():
                     await self._drain(epoch)
             finally:
-                self._publishing = None
                 stopping.cancel()
                 following.cancel()
+                if self._publishing is not None:
+                    await self._publishing.close()
+                self._publishing = None
         if epoch.lost.done():
             raise Lost(epoch.lost.result())
 

@@ -54,9 +54,15 @@ class Publishing:
         self._policy = policy
         self._status = status
         self._one_at_a_time = asyncio.Lock()
+        self._tasks: set[asyncio.Task[CheckpointReport]] = set()
         self._cold_seconds = 0.0
-        #: Whether builds ended that no published generation has yet.
-        self.dirty = False
+        self._ended = 0
+        self._published = 0
+
+    @property
+    def dirty(self) -> bool:
+        """Whether builds ended that no published generation has yet."""
+        return self._ended > self._published
 
     async def run(self) -> None:
         """Publish after each build, as soon as the daemon is idle, until cancelled."""
@@ -79,6 +85,8 @@ class Publishing:
                 self._note(self._epoch.finished.get_nowait())
             if await self._epoch.active_builds():
                 self._note(await self._epoch.finished.get())
+            elif self._tasks:
+                await asyncio.wait(self._tasks)
             elif not self.dirty or (await self.checkpoint()).published:
                 return
             else:
@@ -87,20 +95,37 @@ class Publishing:
     def _note(self, build: BuildFinished) -> None:
         if self._epoch.restored is None and not build.error:
             self._cold_seconds = max(self._cold_seconds, build.seconds)
-        self.dirty = self.dirty or self._policy.wants(build)
+        self._ended += self._policy.wants(build)
 
     async def checkpoint(self) -> CheckpointReport:
-        """Take a checkpoint and publish it; never raises for what the cache cannot do."""
+        """Take a checkpoint and publish it; never raises for what the cache cannot do.
+
+        A caller that goes away does not end it: half a capture would leave chunks that
+        count as stored and are not.
+        """
+        task = asyncio.create_task(self._checkpoint(), name="checkpoint")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """End checkpoints under way; nothing of them is published."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _checkpoint(self) -> CheckpointReport:
         async with self._one_at_a_time:
             began = time.monotonic()
             before = self._epoch.uploaded_bytes
             span = self._status.begin(Kind.CHECKPOINT, "checkpoint")
             try:
                 # Builds that end from here on are not in the picture.
-                self.dirty = False
+                ended = self._ended
                 picture = await self._epoch.checkpointer().take()
                 span.end(snapshots=len(picture.snapshots), blobs=len(picture.blobs))
                 generation = await self._publish(picture)
+                self._published = ended
             except NotIdle as busy:
                 self._status.skipped_checkpoint("busy")
                 return self._nothing(began, str(busy))
@@ -149,7 +174,6 @@ class Publishing:
         return generation
 
     def _nothing(self, began: float, reason: str) -> CheckpointReport:
-        self.dirty = True
         return CheckpointReport(
             published=False,
             reason=reason,
