@@ -31,11 +31,11 @@ def _walk(root: Path, directory: str, prefix: str) -> Iterator[ObjectStat]:
     except (FileNotFoundError, NotADirectoryError):
         return
     for path, entry in sorted(entries, key=lambda item: item[0]):
-        if not path.startswith(prefix[: len(path)]) or not is_name(path.rstrip("/")):
+        if not path.startswith(prefix) or not is_name(path.rstrip("/")):
             continue
         if path.endswith("/"):
             yield from _walk(root, path, prefix)
-        elif path.startswith(prefix) and entry.is_file(follow_symlinks=False):
+        elif entry.is_file(follow_symlinks=False):
             with contextlib.suppress(FileNotFoundError):
                 stat = entry.stat(follow_symlinks=False)
                 yield ObjectStat(path, stat.st_size, stat.st_mtime)
