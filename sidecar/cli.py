@@ -180,9 +180,9 @@ def _status(arguments: argparse.Namespace, _early: EarlyBind | None) -> int:
 
     root = _settings(arguments).root
     if arguments.follow:
-        asyncio.run(client.follow_status(root))
+        asyncio.run(client.follow_status(root, sys.stdout))
     else:
-        asyncio.run(client.show_status(root, as_json=arguments.json))
+        asyncio.run(client.show_status(root, as_json=arguments.json, out=sys.stdout))
     return 0
 
 
@@ -200,14 +200,14 @@ def _wait_ready(arguments: argparse.Namespace, _early: EarlyBind | None) -> int:
 def _checkpoint(arguments: argparse.Namespace, _early: EarlyBind | None) -> int:
     from sidecar import client
 
-    asyncio.run(client.checkpoint(_settings(arguments).root))
+    asyncio.run(client.checkpoint(_settings(arguments).root, sys.stdout))
     return 0
 
 
 def _debug_bundle(arguments: argparse.Namespace, _early: EarlyBind | None) -> int:
     from sidecar import client
 
-    asyncio.run(client.debug_bundle(_settings(arguments), arguments.output))
+    asyncio.run(client.debug_bundle(_settings(arguments), arguments.output, sys.stdout))
     return 0
 
 

@@ -32,13 +32,13 @@ async def _first(root: Path, command: str) -> Any:  # noqa: ANN401  the answer's
     return None
 
 
-async def show_status(root: Path, *, as_json: bool, out: TextIO = sys.stdout) -> None:
+async def show_status(root: Path, *, as_json: bool, out: TextIO) -> None:
     """Print the status once."""
     status = await _first(root, "status")
     out.write(json.dumps(status, indent=2) + "\n" if as_json else status_text(status))
 
 
-async def follow_status(root: Path, out: TextIO = sys.stdout) -> None:
+async def follow_status(root: Path, out: TextIO) -> None:
     """Print the status as a line of JSON whenever it changes, until the sidecar stops.
 
     Of the timeline each line has what changed since the line before.
@@ -76,12 +76,12 @@ async def wait_ready(root: Path, timeout: float) -> None:
         ) from None
 
 
-async def checkpoint(root: Path, out: TextIO = sys.stdout) -> None:
+async def checkpoint(root: Path, out: TextIO) -> None:
     """Have a checkpoint published and print what it was, as JSON."""
     out.write(json.dumps(await _first(root, "checkpoint"), indent=2) + "\n")
 
 
-async def debug_bundle(settings: Settings, output: Path | None, out: TextIO = sys.stdout) -> None:
+async def debug_bundle(settings: Settings, output: Path | None, out: TextIO) -> None:
     """Write the bundle and print its name; works without a running sidecar too."""
     status, recent = None, []
     try:

@@ -12,7 +12,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -95,6 +95,7 @@ class ControlServer:
         task = asyncio.current_task()
         assert task is not None
         self._clients.add(task)
+        task.add_done_callback(_report_defect)
         try:
             # A client that goes away in the middle is no concern of the sidecar's.
             with suppress(ConnectionError, ValueError):
@@ -150,6 +151,14 @@ class ControlServer:
             gone.cancel()
 
 
+def _report_defect(task: asyncio.Task[None]) -> None:
+    """Give the event loop's handler what Python 3.11 keeps until the task is collected."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        task.get_loop().call_exception_handler(
+            {"message": "a command has failed", "exception": error, "task": task}
+        )
+
+
 def _bind(path: Path) -> socket.socket:
     private_directory(path.parent)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -203,7 +212,7 @@ class RemoteError(BuildsvcError):
         self.exit_code = exit_code  # type: ignore[misc]  # one class for every remote error
 
 
-async def ask(root: Path, command: str) -> AsyncIterator[Any]:
+async def ask(root: Path, command: str) -> AsyncGenerator[Any, None]:
     """Send a command to the sidecar that works in ``root`` and yield its results.
 
     Raises EnvironmentUnfit when there is none or it stops before it has answered, RemoteError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
@@ -9,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from sidecar.endpoint import bound_address
 from sidecar.metrics import registry
@@ -32,7 +33,7 @@ class StatusServer:
     """Serves the pages on a bound socket while it is entered."""
 
     def __init__(self, status: Status, listener: socket.socket) -> None:
-        self._pages = _Pages(status, registry(status))
+        self._status = status
         self._listener = listener
         self._runner: web.AppRunner | None = None
 
@@ -40,11 +41,12 @@ class StatusServer:
         """Start to serve."""
         middlewares = [_only_this_host] if bound_address(self._listener).loopback else []
         app = web.Application(middlewares=middlewares)
-        app.router.add_get("/healthz", self._pages.healthz)
-        app.router.add_get("/readyz", self._pages.readyz)
-        app.router.add_get("/metrics", self._pages.metrics)
-        app.router.add_get("/status", self._pages.status)
-        app.router.add_get("/", self._pages.timeline)
+        pages = _Pages(self._status, await asyncio.to_thread(_page_text))
+        app.router.add_get("/healthz", pages.healthz)
+        app.router.add_get("/readyz", pages.readyz)
+        app.router.add_get("/metrics", pages.metrics)
+        app.router.add_get("/status", pages.status)
+        app.router.add_get("/", pages.timeline)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
         await web.SockSite(self._runner, self._listener).start()
@@ -61,11 +63,15 @@ class StatusServer:
         await self._runner.cleanup()
 
 
+def _page_text() -> str:
+    return files("sidecar").joinpath("page.html").read_text(encoding="utf-8")
+
+
 class _Pages:
-    def __init__(self, status: Status, metrics: CollectorRegistry) -> None:
+    def __init__(self, status: Status, page: str) -> None:
         self._status = status
-        self._metrics = metrics
-        self._page = files("sidecar").joinpath("page.html").read_text(encoding="utf-8")
+        self._metrics = registry(status)
+        self._page = page
 
     async def healthz(self, _request: web.Request) -> web.Response:
         """The event loop answers: alive. For liveness and startup probes."""

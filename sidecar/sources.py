@@ -18,7 +18,7 @@ PREFIX = "BUILDSVC_"
 
 # Kubernetes puts the address of each service of a namespace into every pod: a service named
 # "buildsvc" must not make settings unknown.
-_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT\w*)$|(^|_)PORT(_\d+_(TCP|UDP|SCTP)\w*)?$")
+_SERVICE_LINK = re.compile(r"(^|_)SERVICE_(HOST|PORT\w*)$|(^|_)PORT(_\d+_(TCP|UDP|SCTP)\w*)?$")
 
 # Variables of the scripts in tools/, which share the prefix.
 _NOT_OURS = frozenset({"CONFIG", "TOOLS", "BIN"})
