@@ -61,6 +61,7 @@ class SnapshotTarget:
 
     async def finish(self) -> None:
         await self._unpacker.finish(self._tree, self._layer, priority=self._priority())
+        await asyncio.to_thread(self._tree.unlink, missing_ok=True)
         self._snapshotter.mark_local(self._row)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import ExitStack, aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,8 +52,6 @@ class Fills:
             async with aclosing(filling.run(_segments(requests))) as answers:
                 async for answer in answers:
                     yield answer
-        if first.header.tree_path:
-            await asyncio.to_thread(Path(first.header.tree_path).unlink, missing_ok=True)
 
     def _target(
         self, key: ObjectId, header: agent_pb2.FillHeader, stack: ExitStack
