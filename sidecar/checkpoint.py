@@ -36,6 +36,8 @@ from sidecar.capture import (
 )
 from sidecar.pause import NotStopped, paused
 
+#: In the words of BuildKit's record filters.
+_LOCAL_CONTEXTS = "type==source.local"
 #: Begin again this often when builds or the daemon's own collection get in between.
 _ATTEMPTS = 8
 
@@ -95,21 +97,24 @@ class Checkpointer:
             StoreError: packs could not be uploaded.
         """
         await self._expect_idle()
-        await self._daemon.api.prune(["type==source.local"])
         if self._max_used_space:
             await self._daemon.api.prune(max_used_space=self._max_used_space)
         await self._captures.drained()
         copied = self._scratch / "databases"
         why = ""
         for _ in range(_ATTEMPTS):
+            await self._daemon.api.prune([_LOCAL_CONTEXTS])
             before = await asyncio.to_thread(databases.transactions, self._daemon.root)
             await self._expect_idle()
             first = await self._agent.inspect()
             if why := await self._capture_missing(first):
                 continue
             frozen, why = await self._freeze(first, before, copied)
-            if frozen is not None:
+            if frozen is None:
+                continue
+            if not await asyncio.to_thread(databases.local_contexts, copied):
                 return await self._finish(frozen, copied)
+            why = "a local context is still in use"
         raise NotIdle(why)
 
     async def _expect_idle(self) -> None:

@@ -82,3 +82,17 @@ def verify(copied: Path, snapshots: frozenset[str]) -> None:
         )
     if not (copied / WORKER_ID).read_bytes().strip():
         raise CorruptObject(f"{WORKER_ID} is empty")
+
+
+def local_contexts(copied: Path) -> int:
+    """Count the local build contexts in a copy.
+
+    Their trees are rewritten in place, without a call to the agent, while their content
+    hashes sit in the database: a generation that has one could build a wrong image.
+    """
+    with bolt.Database(copied / METADATA) as database:
+        records = database.root.bucket(b"_main")
+        if records is None:
+            return 0
+        types = (record.values().get(b"cache.recordType", b"") for _, record in records.buckets())
+        return sum(b'"source.local"' in value for value in types)
