@@ -18,7 +18,7 @@ from tests.unit.cache.fakes import write_pack
 CONTENTS = [b"alpha " * 20, b"beta", os.urandom(40)]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=20),
     st.integers(min_value=1, max_value=1000),

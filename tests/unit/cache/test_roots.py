@@ -65,7 +65,6 @@ def test_flipped_bits_of_the_message_are_corrupt_or_valid(root: cache_pb2.Root) 
             table.locate([*ref.tree, *ref.data])
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=100))
 def test_anything_else_is_refused(data: bytes) -> None:
     with pytest.raises((CorruptObject, UnsupportedFormat)):
@@ -265,7 +264,7 @@ def test_only_what_is_referred_to_is_emitted(tmp_path: Path) -> None:
     assert {table[n].digest for n in range(len(table))} == set(map(chunks.digest, used))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_what_comes_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, order: random.Random

@@ -74,7 +74,7 @@ def valid_trees(draw: st.DrawFn) -> cache_pb2.Tree:
     return tree
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(valid_trees())
 def test_round_trip(tree: cache_pb2.Tree) -> None:
     data = trees.serialise(tree)
@@ -82,7 +82,6 @@ def test_round_trip(tree: cache_pb2.Tree) -> None:
     assert trees.serialise(trees.parse(data)) == data
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_anything_else_is_corrupt(data: bytes) -> None:
     try:
