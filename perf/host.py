@@ -1,0 +1,173 @@
+"""What the comparison needs of the machine: programs, room, ports, and its description."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TOOLS = REPOSITORY / "tools"
+
+#: Bytes that a comparison of the sample project needs below its scratch directory.
+ROOM = 12 << 30
+
+
+class PerfError(Exception):
+    """Something that was to be measured did not work; the text is for people."""
+
+
+def as_rootless_user(program: Sequence[str]) -> None:
+    """Run this very program as the rootless user when it was started as root; else do nothing.
+
+    ``program`` is what follows the interpreter, such as ``-m perf.bench``.
+    """
+    if os.geteuid() == 0:
+        wrapper = str(TOOLS / "as-builder")
+        os.execv(wrapper, [wrapper, sys.executable, *program])
+
+
+def end_on_sigterm() -> None:
+    """Make SIGTERM end the program as Ctrl-C does: everything that was started is stopped."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of what is measured, free of settings meant for another sidecar."""
+    kept = {"BUILDSVC_TOOLS", "BUILDSVC_REGISTRY_ADDRESS"}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("BUILDSVC_") or name in kept
+    }
+
+
+def sidecar_environment() -> dict[str, str]:
+    """As `environment`, for the sidecar, which refuses variables that it does not know."""
+    return {k: v for k, v in environment().items() if k != "BUILDSVC_REGISTRY_ADDRESS"}
+
+
+def program(name: str) -> str:
+    """Return the path of a program of ``tools/`` or of the distribution. Raises PerfError."""
+    found = shutil.which(name)
+    if found is None:
+        raise PerfError(f"there is no program {name}; run `make setup`")
+    return found
+
+
+def output(argv: Sequence[str]) -> str:
+    """Run a short command and return what it printed. Raises PerfError with its last words."""
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment(), check=False)
+    if done.returncode:
+        words = (done.stderr or done.stdout).strip().splitlines()[-5:]
+        raise PerfError(f"{' '.join(argv)} failed ({done.returncode}): {' '.join(words)}")
+    return done.stdout.strip()
+
+
+def scratch_base(chosen: Path | None = None, room: int = ROOM) -> Path:
+    """Return where to work: memory where there is room for it, since disks differ and throttle."""
+    if chosen is not None:
+        if not os.access(chosen, os.W_OK | os.X_OK):
+            raise PerfError(f"the scratch directory {chosen} is not a directory one can write to")
+        return chosen
+    memory = Path("/dev/shm")
+    if os.access(memory, os.W_OK) and free_bytes(memory) >= room:
+        return memory
+    return Path(tempfile.gettempdir())
+
+
+def free_bytes(directory: Path) -> int:
+    """Return the bytes that an ordinary user may still write below the directory."""
+    status = os.statvfs(directory)
+    free = status.f_bavail * status.f_frsize
+    if directory.is_relative_to("/dev/shm"):
+        # A tmpfs promises more than the memory has.
+        free = min(free, available_memory())
+    return free
+
+
+def available_memory() -> int:
+    """Return the bytes of memory that can be had without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise PerfError("/proc/meminfo does not tell MemAvailable")
+
+
+@contextmanager
+def scratch(base: Path, prefix: str) -> Iterator[Path]:
+    """A new directory that is removed afterwards, whatever it contains by then."""
+    directory = Path(tempfile.mkdtemp(prefix=f"{prefix}-", dir=base))
+    try:
+        yield directory
+    finally:
+        remove_tree(directory)
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove a directory that may hold files of subordinate users."""
+    if directory.exists():
+        # Inside a user namespace of ours those users are ours.
+        argv = ["rootlesskit", "rm", "-rf", "--", str(directory)]
+        subprocess.run(argv, env=environment(), check=False, stderr=subprocess.DEVNULL)
+    with suppress(FileNotFoundError):
+        shutil.rmtree(directory)
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    """Return a TCP port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+def stored_bytes(directory: Path) -> int:
+    """Return the sum of the sizes of the files below a directory."""
+    total = 0
+    for base, _, names in os.walk(directory):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(base, name)).st_size
+    return total
+
+
+def machine() -> dict[str, object]:
+    """Describe the machine, for the record."""
+    model = "unknown"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return {
+        "cpus": os.cpu_count(),
+        "cpu": model,
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load": os.getloadavg(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of everything that takes part."""
+    return {
+        "sidecar": output([sys.executable, "-m", "sidecar", "--version"]),
+        "buildkitd": output(["buildkitd", "--version"]),
+        "buildctl": output(["buildctl", "--version"]),
+        "rootlesskit": output(["rootlesskit", "--version"]),
+        "runc": output(["runc", "--version"]).splitlines()[0],
+        "slirp4netns": output(["slirp4netns", "--version"]).splitlines()[0],
+        "registry": output(["docker-registry", "--version"]),
+    }

@@ -1,0 +1,152 @@
+"""A fresh pod: a sidecar on an empty directory, used as a pipeline uses it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perf.daemon import BoundWatch, Daemon, arguments
+from perf.host import PerfError, free_port, sidecar_environment
+
+
+@dataclass(frozen=True)
+class PodOptions:
+    """What the pods of one comparison have in common. ``flags`` are further ones of `run`."""
+
+    store: str
+    key: str
+    config: Path
+    flags: tuple[str, ...] = ()
+
+
+class Pod(Daemon):
+    """One sidecar. ``base`` must not exist: a fresh pod's disk is empty."""
+
+    def __init__(self, base: Path, options: PodOptions) -> None:
+        self._port = free_port()
+        self._http = free_port()
+        super().__init__(base, f"tcp://127.0.0.1:{self._port}")
+        self._options = options
+        self._bound: BoundWatch | None = None
+
+    def command(self) -> list[str]:
+        """As a pod's specification would have it."""
+        flags = {
+            "root": self.root,
+            "listen": f"127.0.0.1:{self._port}",
+            "http-listen": f"127.0.0.1:{self._http}",
+            "store": self._options.store,
+            "cache-key": self._options.key,
+            "buildkitd-config": self._options.config,
+            "log-format": "json",
+        }
+        return [
+            *(sys.executable, "-m", "sidecar", "run"),
+            *arguments(flags),
+            *self._options.flags,
+        ]
+
+    def environment(self) -> Mapping[str, str]:
+        """Without the harness' own variables."""
+        return sidecar_environment()
+
+    @property
+    def root(self) -> Path:
+        """The sidecar's root directory."""
+        return self.base / "root"
+
+    def start(self, *, watched: bool = True) -> None:
+        """Start it and return at once; from now on it is watched when it listens."""
+        super().start(watched=watched)
+        self._bound = BoundWatch(self.began, self._port)
+        self._bound.start()
+
+    @property
+    def bound_seconds(self) -> float | None:
+        """Seconds from the start of the process to its listening; None when it never did."""
+        assert self._bound is not None
+        self._bound.join()
+        return self._bound.seconds
+
+    def status(self) -> dict[str, Any]:
+        """Return the status that the sidecar serves over HTTP. Raises PerfError."""
+        url = f"http://127.0.0.1:{self._http}/status"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                status: dict[str, Any] = json.load(answer)
+                return status
+        except (OSError, ValueError) as error:
+            self.check()
+            raise PerfError(f"{url} does not answer: {error}\n{self.log_end()}") from error
+
+    def wait_ready(self, within: float = 60.0) -> None:
+        """Run ``sidecar wait-ready``. Raises PerfError."""
+        command = [sys.executable, "-m", "sidecar", "wait-ready", f"--root={self.root}"]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, env=sidecar_environment(),
+                timeout=within, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise PerfError(f"not ready in {within:g} s\n{self.log_end()}") from None
+        if done.returncode:
+            raise PerfError(f"wait-ready: {done.stderr}\n{self.log_end()}")
+
+    def wait_status(
+        self, condition: Callable[[dict[str, Any]], bool], what: str, within: float = 120.0
+    ) -> dict[str, Any]:
+        """Wait until the status is as wanted and return it. Raises PerfError naming ``what``."""
+        until = time.monotonic() + within
+        while not condition(status := self.status()):
+            if time.monotonic() > until:
+                raise PerfError(f"{what}: not within {within:g} s\n{self.log_end()}")
+            time.sleep(0.1)
+        return status
+
+    def wait_published(self, after_unix: float, within: float = 120.0) -> dict[str, Any]:
+        """Wait for a generation published after a build's end and return the status."""
+
+        def published(status: dict[str, Any]) -> bool:
+            return publication_end(status) > after_unix
+
+        return self.wait_status(published, "publication of a generation", within)
+
+
+def publication_end(status: Mapping[str, Any]) -> float:
+    """Return when the last publication ended, in Unix seconds; 0 when there was none."""
+    ends = [
+        span["end"]
+        for span in status["timeline"]
+        if span["kind"] == "publish" and span["outcome"] == "ok"
+    ]
+    return float(status["started_unix"]) + max(ends) if ends else 0.0
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Bytes that a pod fetched, by why; ``never_needed`` of those fetched ahead."""
+
+    demand: int
+    prefetch: int
+    never_needed: int
+
+
+def fetched(status: Mapping[str, Any], used: frozenset[str]) -> Fetched:
+    """Sum up a status' timeline; ``used`` names the objects that the pod's builds used."""
+    demand = ahead = vain = 0
+    for span in status["timeline"]:
+        if span["kind"] == "fetch" and span["outcome"] == "ok":
+            if span["why"] == "demand":
+                demand += span["bytes"]
+            elif span["name"] in used:
+                ahead += span["bytes"]
+            else:
+                vain += span["bytes"]
+    return Fetched(demand, ahead, vain)
