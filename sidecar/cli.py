@@ -19,6 +19,8 @@ from sidecar.sources import flag_name, load_settings
 from sidecar.values import parse_duration
 from sidecar.versions import version_text
 
+EX_TEMPFAIL = 75
+
 _ABOUT = """\
 Runs beside an image build: restores the state of a warm BuildKit daemon from a cache, serves it
 to buildctl, and publishes the new state after the build."""
@@ -100,7 +102,14 @@ def _parser() -> argparse.ArgumentParser:
     wait = add("wait-ready", _wait_ready, "Wait until builds are served.")
     _add_root(wait)
     wait.add_argument("--timeout", default="60s", metavar="DURATION", help="default: 60s")
-    _add_root(add("checkpoint", _checkpoint, "Publish the state of the idle daemon now, and wait."))
+    _add_root(
+        add(
+            "checkpoint",
+            _checkpoint,
+            "Publish the state of the idle daemon now, wait, and print what was published.",
+            "Ends with 75 when nothing was published; the printed reason says why.",
+        )
+    )
     _add_settings(
         add("config", _config, "Print the effective settings and where each came from.", _AFTER)
     )
@@ -200,8 +209,8 @@ def _wait_ready(arguments: argparse.Namespace, _early: EarlyBind | None) -> int:
 def _checkpoint(arguments: argparse.Namespace, _early: EarlyBind | None) -> int:
     from sidecar import client
 
-    asyncio.run(client.checkpoint(_settings(arguments).root, sys.stdout))
-    return 0
+    published = asyncio.run(client.checkpoint(_settings(arguments).root, sys.stdout))
+    return 0 if published else EX_TEMPFAIL
 
 
 def _debug_bundle(arguments: argparse.Namespace, _early: EarlyBind | None) -> int:

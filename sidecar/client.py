@@ -76,9 +76,11 @@ async def wait_ready(root: Path, timeout: float) -> None:
         ) from None
 
 
-async def checkpoint(root: Path, out: TextIO) -> None:
-    """Have a checkpoint published and print what it was, as JSON."""
-    out.write(json.dumps(await _first(root, "checkpoint"), indent=2) + "\n")
+async def checkpoint(root: Path, out: TextIO) -> bool:
+    """Have a checkpoint published, print what it was as JSON, return whether there was one."""
+    report = await _first(root, "checkpoint")
+    out.write(json.dumps(report, indent=2) + "\n")
+    return bool(report["published"])
 
 
 async def debug_bundle(settings: Settings, output: Path | None, out: TextIO) -> None:

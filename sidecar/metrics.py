@@ -28,6 +28,7 @@ _PLAIN = {
     "packed_bytes": "Bytes of packs made from what builds committed.",
     "uploaded_bytes": "Bytes put into the store.",
     "checkpoints": "Checkpoints taken.",
+    "daemon_exits": "Times that buildkitd ended by itself.",
     "roots_lost": "Times that the daemon moved to an empty root because the cache was lost.",
 }
 
