@@ -1,4 +1,4 @@
-"""The one build step that pyproject.toml cannot state: the modules of ``buildsvc._proto`` are compiled from ``proto/``."""
+"""The build step that pyproject.toml cannot state: ``buildsvc._proto`` is made of ``proto/``."""
 
 import sys
 from pathlib import Path

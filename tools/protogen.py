@@ -1,7 +1,8 @@
 """Compiles every file below ``proto/`` into the package ``buildsvc._proto``.
 
-protoc derives Python module names from the path of a .proto file, and that path must stay what it is in the real API,
-because gRPC puts package names on the wire. So the output is moved below ``buildsvc._proto`` and its imports are rewritten.
+protoc derives Python module names from the path of a .proto file, and that path must stay what it
+is in the real API, because other files import it by that name. So the output is moved below
+``buildsvc._proto`` and its imports are rewritten. Package names on the wire stay as they are.
 Both the checkout (``make proto``) and the wheel build (``setup.py``) come through here.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from grpc_tools import protoc
 
 _TREE = Path(__file__).resolve().parent.parent
 _PACKAGE = "buildsvc._proto"
-_GOOGLE_TYPES = Path(sysconfig.get_path("purelib"), "grpc_tools", "_proto")
+_GOOGLE_TYPES = Path(protoc.__file__).parent / "_proto"
 
 
 def generate(proto_root: Path, output: Path) -> None:
@@ -27,7 +27,9 @@ def generate(proto_root: Path, output: Path) -> None:
     Raises:
         RuntimeError: protoc rejected a file; its message is on stderr.
     """
-    sources = sorted(path.relative_to(proto_root).as_posix() for path in proto_root.rglob("*.proto"))
+    sources = sorted(
+        path.relative_to(proto_root).as_posix() for path in proto_root.rglob("*.proto")
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that the move below is a rename.
     with tempfile.TemporaryDirectory(dir=output.parent, prefix="_proto.") as scratch:
@@ -36,7 +38,9 @@ def generate(proto_root: Path, output: Path) -> None:
         _compile(proto_root, sources, part)
         names = sorted({Path(source).parts[0] for source in sources})
         for module in [*part.rglob("*.py"), *part.rglob("*.pyi")]:
-            module.write_text(_rewrite_imports(module.read_text(encoding="utf-8"), names), encoding="utf-8")
+            module.write_text(
+                _rewrite_imports(module.read_text(encoding="utf-8"), names), encoding="utf-8"
+            )
         for directory in [part, *(path for path in part.rglob("*") if path.is_dir())]:
             (directory / "__init__.py").touch()
         part.chmod(0o755)
@@ -50,19 +54,17 @@ def _compile(proto_root: Path, sources: list[str], output: Path) -> None:
     grpc_plugin = shutil.which("protoc-gen-mypy_grpc", path=str(Path(sys.executable).parent))
     if plugin is None or grpc_plugin is None:
         raise RuntimeError("protoc-gen-mypy is missing beside this Python; install mypy-protobuf")
-    arguments = [
+    common = [
         "protoc",
         f"--plugin=protoc-gen-mypy={plugin}",
         f"--plugin=protoc-gen-mypy_grpc={grpc_plugin}",
         f"--proto_path={proto_root}",
         f"--proto_path={_GOOGLE_TYPES}",
-        f"--python_out={output}",
-        f"--mypy_out=quiet:{output}",
     ]
-    messages = protoc.main([*arguments, *sources])
+    messages = [f"--python_out={output}", f"--mypy_out=quiet:{output}"]
+    calls = [f"--grpc_python_out={output}", f"--mypy_grpc_out=quiet:{output}"]
     services = [source for source in sources if _declares_service(proto_root / source)]
-    calls = protoc.main([*arguments[:-2], f"--grpc_python_out={output}", f"--mypy_grpc_out=quiet:{output}", *services])
-    if messages or calls:
+    if protoc.main([*common, *messages, *sources]) or protoc.main([*common, *calls, *services]):
         raise RuntimeError(f"protoc rejected a file below {proto_root}")
 
 

@@ -15,6 +15,11 @@ lock=$BUILDSVC_ROOT/requirements/dev.txt
 key=$({ cat -- "$lock" "${BASH_SOURCE[0]}"; printf '%s\n' "$BUILDSVC_ROOT"; "$python" --version; } | sha256sum | cut -c1-16)
 venv=$BUILDSVC_TOOLS/venv/$key
 
+# Without the lock first: the rootless user may read the cache of root, not write it.
+if [[ -e $venv/complete && $(readlink -- "$BUILDSVC_TOOLS/venv/current") == "$key" ]]; then
+  printf '%s\n' "$venv"
+  exit
+fi
 mkdir -p "$BUILDSVC_TOOLS/venv"
 exec 9>"$BUILDSVC_TOOLS/venv/.lock"
 flock 9

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# check.sh lint                 ruff, mypy and the import contracts
+# check.sh test [ARG…]          the tests with coverage; ARGs go to pytest
+#
+# Writes nothing into the tree, which may belong to another user: all caches lie in the user's own cache directory.
+set -euo pipefail
+# shellcheck source=tools/env.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/env.sh"
+
+cd "$BUILDSVC_ROOT"
+python=$("$BUILDSVC_ROOT/tools/venv.sh")/bin/python
+bin=${python%/python}
+caches=${XDG_CACHE_HOME:-$HOME/.cache}/buildsvc/checks
+mkdir -p "$caches"
+export RUFF_CACHE_DIR=$caches/ruff MYPY_CACHE_DIR=$caches/mypy COVERAGE_FILE=$caches/coverage/data
+export HYPOTHESIS_STORAGE_DIRECTORY=$caches/hypothesis PYTHONDONTWRITEBYTECODE=1
+
+lint() {
+  local targets=() dir
+  for dir in buildsvc sidecar tests tools perf setup.py; do
+    [[ ! -e $dir ]] || targets+=("$dir")
+  done
+  say "ruff"
+  "$bin/ruff" check "${targets[@]}"
+  "$bin/ruff" format --check "${targets[@]}"
+  say "mypy --strict"
+  "$bin/mypy" --strict "${targets[@]}"
+  say "import contracts"
+  "$bin/lint-imports" --no-logo --cache-dir "$caches/import-linter"
+}
+
+tests() {
+  # An older run's data would be added to this one's.
+  rm -rf -- "$caches/coverage"
+  mkdir -p "$caches/coverage"
+  local status=0
+  say "pytest"
+  "$bin/coverage" run --rcfile=pyproject.toml -m pytest "$@" || status=$?
+  "$bin/coverage" combine --quiet
+  "$bin/coverage" report --format=total | sed 's/^/coverage in percent: /'
+  return "$status"
+}
+
+case "${1:-}" in
+  lint) lint ;;
+  test)
+    shift
+    tests "$@"
+    ;;
+  *) die "usage: check.sh lint | test [ARG…]" ;;
+esac
