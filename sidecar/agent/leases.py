@@ -117,6 +117,8 @@ class LeasedBlobs:
             self._guard.hold(descriptors, descriptors)
         except BaseException:
             for leased in placed:
+                # First the name: without its lease the file would be read as it is.
+                leased.blob.path.unlink()
                 os.close(leased.descriptor)
             raise
         self._leased.update((leased.blob.digest, leased) for leased in placed)
