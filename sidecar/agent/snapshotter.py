@@ -87,8 +87,10 @@ class Snapshotter:
 
     async def commit(self, name: str, key: str, parent: str, labels: Mapping[str, str]) -> None:
         """Ends the active snapshot `key`; its tree never changes again."""
-        # The object changes its name: whoever fetches it must be through.
-        await self._require([self._index.get(key)])
+        row = self._index.get(key)
+        if row.lazy:
+            # The object changes its name: whoever fetches it must be through.
+            await self._require([row])
         await self._whole(lambda: self._commit(name, key, parent, labels))
 
     async def remove(self, key: str) -> None:
@@ -279,8 +281,9 @@ class Snapshotter:
             task.exception()
 
     async def _require(self, rows: Iterable[Row]) -> None:
-        # From the bottom up: the order in which the last build's trace is restored.
-        objects = [snapshot(row.name) for row in rows if row.kind is not Kind.VIEW]
+        # Views have no bytes; an active snapshot that was made here is no object of any cache.
+        objects = [snapshot(row.name) for row in rows if row.lazy or row.kind is Kind.COMMITTED]
+        # From the bottom up, so that the trace names a layer after those below it.
         await self._residency.require(reversed(objects))
 
     async def _whole(self, call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
