@@ -14,7 +14,7 @@ set -euo pipefail
 address=${BUILDSVC_REGISTRY_ADDRESS:-198.18.213.1}
 
 ensure_address() {
-  ip -4 -o addr show | grep -q "inet $address/" && return
+  [[ -z $(ip -4 -o addr show to "$address") ]] || return 0
   as_root ip addr add "$address/32" dev lo || die "cannot add $address to the loopback interface; run tools/setup-system.sh as root first, or set BUILDSVC_REGISTRY_ADDRESS to an address of this host outside 127.0.0.0/8"
 }
 
