@@ -1,0 +1,266 @@
+"""Capture: what is stored once, what is read again, and trees that do not hold still."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from buildsvc.cache import chunking, chunks, trees
+from sidecar.agent import capture
+from sidecar.agent.errors import ChangedWhileReading, NotCapturable, StagingUnusable
+from sidecar.agent.reading import WINDOW, FileReader
+from sidecar.agent.statcache import RACY_NS, Remembered, StatCache
+from tests.unit.agent.ondisk import Cache, describe, make_everything, write_sparse
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[Cache]:
+    with Cache(tmp_path / "staging") as cache:
+        yield cache
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    (tmp_path / "source").mkdir()
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Paths of the files that were opened."""
+    opened: list[bytes] = []
+
+    class Counting(FileReader):
+        def __init__(
+            self, name: bytes, dir_fd: int | None, path: bytes, status: os.stat_result
+        ) -> None:
+            opened.append(path)
+            super().__init__(name, dir_fd, path, status)
+
+    monkeypatch.setattr(capture, "FileReader", Counting)
+    return opened
+
+
+def many_files(source: Path, count: int = 400, size: int = 20_000) -> None:
+    for number in range(count):
+        directory = source / f"dir{number // 50:02}"
+        directory.mkdir(exist_ok=True)
+        (directory / f"file{number:03}").write_bytes(os.urandom(size))
+
+
+def settle(clock: Callable[[], int] = time.time_ns) -> None:
+    """Wait until what was written is old enough to be remembered."""
+    until = clock() + RACY_NS + 10_000_000
+    while clock() < until:
+        time.sleep(0.005)
+
+
+def test_trees_are_valid_and_deterministic(tmp_path: Path, cache: Cache) -> None:
+    make_everything(tmp_path / "everything")
+    captured = cache.packer.capture_tree(tmp_path / "everything")
+    tree = trees.parse(cache.read(captured.tree_digests))
+    assert len(tree.entries) == len(describe(tmp_path / "everything"))
+    assert cache.packer.capture_tree(tmp_path / "everything") == captured
+
+
+def test_equal_content_is_stored_once(source: Path, cache: Cache) -> None:
+    data = os.urandom(5 << 20)
+    for name in ("one", "two"):
+        (source / name).write_bytes(data)
+    captured = cache.packer.capture_tree(source)
+    digests = chunks.split_digests(captured.data_digests)
+    assert len(digests) == len(set(digests)) == len(list(chunking.split(data)))
+
+
+def test_a_new_mtime_stores_only_a_tree(source: Path, cache: Cache) -> None:
+    many_files(source)
+    first = cache.packer.capture_tree(source)
+    known = len(cache.known)
+    for path in source.rglob("file*"):
+        os.utime(path, ns=(7, 7))
+    second = cache.packer.capture_tree(source)
+    assert second.data_digests == first.data_digests
+    assert len(cache.known) == known + len(second.tree_digests) // chunks.DIGEST_SIZE
+
+
+def test_a_changed_small_file_stores_one_bundle(source: Path, cache: Cache) -> None:
+    many_files(source)
+    first = cache.packer.capture_tree(source)
+    (source / "dir03/file170").write_bytes(os.urandom(20_100))
+    second = cache.packer.capture_tree(source)
+    before = set(chunks.split_digests(first.data_digests))
+    new = [d for d in chunks.split_digests(second.data_digests) if d not in before]
+    assert len(new) == 1
+    assert cache.chunk(new[0])[3] <= chunking.BUNDLE_MAX
+
+
+def test_a_tree_in_another_directory_shares_its_bundles(tmp_path: Path, cache: Cache) -> None:
+    (tmp_path / "one").mkdir()
+    many_files(tmp_path / "one")
+    (tmp_path / "two/opt").mkdir(parents=True)
+    first = cache.packer.capture_tree(tmp_path / "one")
+    os.rename(tmp_path / "one", tmp_path / "two/opt/venv")
+    second = cache.packer.capture_tree(tmp_path / "two")
+    assert second.data_digests == first.data_digests
+
+
+def test_an_unchanged_tree_is_not_read_again(
+    source: Path, cache: Cache, reads: list[bytes]
+) -> None:
+    many_files(source)
+    (source / "large").write_bytes(os.urandom(3 << 20))
+    os.setxattr(source / "large", "user.a", b"b")
+    (source / "empty").touch()
+    settle()
+    first = cache.packer.capture_tree(source, remember="mount")
+    assert len(reads) == 402
+    reads.clear()
+    assert cache.packer.capture_tree(source, remember="mount") == first
+    assert reads == []
+    assert cache.packer.capture_tree(source, remember="another") == first
+    assert len(reads) == 402
+
+
+def test_only_the_bundle_of_a_changed_file_is_read_again(
+    source: Path, cache: Cache, reads: list[bytes]
+) -> None:
+    many_files(source)
+    settle()
+    cache.packer.capture_tree(source, remember="mount")
+    (source / "dir03/file170").write_bytes(b"other")
+    settle()
+    reads.clear()
+    second = cache.packer.capture_tree(source, remember="mount")
+    assert b"dir03/file170" in reads
+    assert 1 < len(reads) <= 2 * chunking.BUNDLE_MAX // 20_000
+    with Cache(cache.staging / "fresh") as fresh:
+        assert fresh.packer.capture_tree(source) == second
+    reads.clear()
+    assert cache.packer.capture_tree(source, remember="mount") == second
+    assert reads == []
+
+
+def test_a_file_that_may_change_unseen_is_read_again(
+    source: Path, cache: Cache, reads: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / "file").write_bytes(b"just now")
+    status = os.stat(source / "file")
+    monkeypatch.setattr(time, "time_ns", lambda: status.st_ctime_ns + RACY_NS // 2)
+    cache.packer.capture_tree(source, remember="mount")
+    cache.packer.capture_tree(source, remember="mount")
+    assert reads == [b"file", b"file"]
+
+
+def test_the_stat_cache_forgets_what_was_captured_longest_ago() -> None:
+    file = Remembered(1, 0, 0, 0, (), ())
+    stats = StatCache(limit=3)
+    stats.remember("a", {b"1": file})
+    stats.remember("b", {b"1": file, b"2": file})
+    stats.remember("a", {b"1": file})
+    stats.remember("c", {b"1": file})
+    assert [len(stats.files(name)) for name in "abc"] == [1, 0, 1]
+
+
+def test_a_large_file_is_cut_as_if_it_were_in_memory(source: Path, cache: Cache) -> None:
+    data = os.urandom(2 * WINDOW + 12_345)
+    (source / "large").write_bytes(data)
+    captured = cache.packer.capture_tree(source)
+    expected = [chunks.digest(data[at : at + size]) for at, size in chunking.split(data)]
+    assert chunks.split_digests(captured.data_digests) == expected
+
+
+def test_scattered_ranges_of_a_sparse_file_share_chunks(source: Path, cache: Cache) -> None:
+    write_sparse(source / "db", 1 << 30, [(n << 20, b"%04d" % n) for n in range(900)])
+    captured = cache.packer.capture_tree(source)
+    assert len(chunks.split_digests(captured.data_digests)) <= 3
+    cache.restore(captured, source.parent / "target")
+    assert describe(source.parent / "target") == describe(source)
+
+
+class Meddling:
+    """Calls a function when the first chunk is stored, which is in the middle of a capture."""
+
+    def __init__(self, cache: Cache, meddle: Callable[[], object]) -> None:
+        put = cache.sink.put
+        left = [meddle]
+
+        def putting(data: bytes | bytearray | memoryview) -> bytes:
+            if left:
+                left.pop()()
+            return put(data)
+
+        cache.sink.put = putting  # type: ignore[method-assign]
+
+
+def _append(path: Path) -> None:
+    with open(path, "ab") as file:
+        file.write(b"more")
+
+
+@pytest.mark.parametrize(
+    "meddle",
+    [
+        lambda source: _append(source / "1 large"),
+        lambda source: os.truncate(source / "1 large", 1000),
+        lambda source: os.utime(source / "1 large", ns=(5, 5)),
+        lambda source: (source / "dir").rename(source / "other"),
+        lambda source: (source / "2 file").unlink(),
+        lambda source: (source / "3 link").unlink(),
+    ],
+    ids=["append", "truncate", "utime", "rename", "unlink", "unlink link"],
+)
+def test_a_tree_that_changes_meanwhile_is_refused(
+    source: Path, cache: Cache, meddle: Callable[[Path], object]
+) -> None:
+    (source / "1 large").write_bytes(os.urandom(2 * WINDOW))
+    (source / "dir").mkdir()
+    (source / "2 file").write_bytes(b"x")
+    (source / "3 link").symlink_to("x")
+    Meddling(cache, lambda: meddle(source))
+    with pytest.raises(ChangedWhileReading):
+        cache.packer.capture_tree(source)
+
+
+def test_a_blob_is_captured_and_checked(tmp_path: Path, cache: Cache) -> None:
+    data = os.urandom(3 << 20)
+    path = tmp_path / "blob"
+    path.write_bytes(data)
+    name = "sha256:" + hashlib.sha256(data).hexdigest()
+    captured = cache.packer.capture_blob(name, path)
+    assert (captured.size, captured.mtime_ns) == (len(data), path.stat().st_mtime_ns)
+    assert cache.read(captured.data_digests) == data
+    for digest in chunks.split_digests(captured.data_digests):
+        _, _, stored, length = cache.chunk(digest)
+        assert stored == length
+    path.write_bytes(bytes(len(data)))
+    with pytest.raises(ChangedWhileReading, match="sha256"):
+        cache.packer.capture_blob(name, path)
+
+
+def test_an_empty_blob_has_no_chunks(tmp_path: Path, cache: Cache) -> None:
+    (tmp_path / "blob").touch()
+    name = "sha256:" + hashlib.sha256(b"").hexdigest()
+    assert cache.packer.capture_blob(name, tmp_path / "blob").data_digests == b""
+
+
+def test_what_the_format_cannot_hold_is_refused(
+    source: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / "name").touch()
+    monkeypatch.setattr(trees, "MAX_PATH", 3)
+    with pytest.raises(NotCapturable):
+        cache.packer.capture_tree(source)
+
+
+def test_a_staging_directory_that_fails_is_told_from_a_tree_that_does(
+    source: Path, cache: Cache
+) -> None:
+    (source / "file").write_bytes(b"x")
+    cache.staging.rmdir()
+    with pytest.raises(StagingUnusable):
+        cache.packer.capture_tree(source)
