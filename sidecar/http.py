@@ -78,11 +78,10 @@ class _Pages:
         return web.Response(text="ok\n")
 
     async def readyz(self, _request: web.Request) -> web.Response:
-        ready = self._status.ready
-        reason = "" if ready else self._status.waiting_for
+        status = self._status
         return web.json_response(
-            {"ready": ready, "phase": self._status.phase.value, "reason": reason},
-            status=200 if ready else 503,
+            {"ready": status.ready, "phase": status.phase.value, "reason": status.waiting_for},
+            status=200 if status.ready else 503,
         )
 
     async def metrics(self, _request: web.Request) -> web.Response:

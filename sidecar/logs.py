@@ -11,11 +11,11 @@ import logging.handlers
 import queue
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import structlog
 from structlog.typing import Processor
@@ -101,11 +101,13 @@ class Logs:
         json = _formatter([structlog.processors.JSONRenderer()])
         people = _formatter(
             [
+                _time_of_day,
                 structlog.dev.ConsoleRenderer(
                     colors=sys.stderr.isatty(),
                     exception_formatter=structlog.dev.plain_traceback,
-                    pad_event_to=36,
-                )
+                    pad_event_to=24,
+                    timestamp_key="time",
+                ),
             ]
         )
         sinks: list[logging.Handler] = [_Terminal(), _Ring(self._ring)]
@@ -123,6 +125,15 @@ class Logs:
             file.setFormatter(json)
             sinks.append(file)
         return sinks
+
+
+def _time_of_day(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Leave out what somebody at a terminal knows: the day, and which part of us speaks."""
+    event["time"] = str(event["time"])[11:19]
+    event.pop("logger", None)
+    return event
 
 
 def _common() -> list[Processor]:

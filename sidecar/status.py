@@ -32,6 +32,17 @@ class Phase(StrEnum):
     STOPPED = "stopped"
 
 
+_WAITING_FOR = {
+    Phase.STARTING: "the sidecar is starting",
+    Phase.RESTORING: "the cache is being restored",
+    Phase.STARTING_DAEMON: "buildkitd is starting",
+    Phase.READY: "",
+    Phase.DRAINING: "nothing: the sidecar is stopping",
+    Phase.PUBLISHING: "nothing: the sidecar is stopping and publishes its last state",
+    Phase.STOPPED: "nothing: the sidecar has stopped",
+}
+
+
 class Advice(StrEnum):
     """What whoever saw a build fail should do."""
 
@@ -83,7 +94,7 @@ class Status:
         self.phase = Phase.STARTING
         self._phase_since = 0.0
         self._ended_phases: dict[str, float] = {}
-        self.waiting_for = "the sidecar is starting"
+        self.waiting_for = _WAITING_FOR[self.phase]
         self.cold_reason: str | None = None
         self.restored: Generation | None = None
         self.published: Generation | None = None
@@ -113,7 +124,7 @@ class Status:
         """Begin a phase; ``waiting_for`` tells a client that is not served yet what is missing."""
         self._ended_phases = self.phase_seconds()
         self.phase, self._phase_since = phase, self.now()
-        self.waiting_for = waiting_for or phase.value
+        self.waiting_for = waiting_for or _WAITING_FOR[phase]
         self._touch()
 
     def phase_seconds(self) -> dict[str, float]:
@@ -291,7 +302,7 @@ class Status:
             "now": round(self.now(), 4),
             "phase": self.phase.value,
             "ready": self.ready,
-            "waiting_for": "" if self.ready else self.waiting_for,
+            "waiting_for": self.waiting_for,
             "endpoint": {"address": self.endpoint, "tls": self.tls, "isolated": self.isolated},
             "http": self.http,
             "epoch": self.epoch,

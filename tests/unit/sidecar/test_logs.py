@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def test_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().err
     assert "fetched" in text
     assert "name=y" in text
+    assert re.match(r"\d\d:\d\d:\d\d \[info", text)
     with pytest.raises(json.JSONDecodeError):
         json.loads(text)
 

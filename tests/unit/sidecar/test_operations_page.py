@@ -21,8 +21,7 @@ def page() -> str:
 
 def test_every_setting_and_its_default(page: str) -> None:
     rows = {
-        match[1]: match[0]
-        for match in re.finditer(r"^\| `(--[a-z-]+)` \|.*$", page, re.M)
+        match[1]: match[0] for match in re.finditer(r"^\| `(--[a-z-]+)` \|.*$", page, re.MULTILINE)
     }
     assert rows.keys() == {flag_name(name) for name in Settings.model_fields}
     for name, field in Settings.model_fields.items():
