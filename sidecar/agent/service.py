@@ -16,7 +16,8 @@ from sidecar.agent.statuses import Context, statuses
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from sidecar.agent.snapshotter import Mount, Snapshotter
+    from sidecar.agent.shapes import Mount
+    from sidecar.agent.snapshotter import Snapshotter
 
 _KINDS = {
     index.Kind.VIEW: pb.VIEW,

@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from sidecar.agent import filters
 from sidecar.agent.index import FailedPrecondition, InvalidArgument, Kind, Row, SnapshotIndex
-from sidecar.agent.mounts import OVERLAY_OPTIONS
 from sidecar.agent.residency import Residency, snapshot
+from sidecar.agent.shapes import Mount, Shapes
 from sidecar.agent.usage import Usage
 
 if TYPE_CHECKING:
@@ -28,15 +28,6 @@ if TYPE_CHECKING:
     from sidecar.agent.index_file import IndexFile
 
 _T = TypeVar("_T")
-_PAGE = 4096
-
-
-class Mount(NamedTuple):
-    """One call of mount(2) for the client to make."""
-
-    type: str
-    source: str
-    options: list[str]
 
 
 class Snapshotter:
@@ -59,6 +50,7 @@ class Snapshotter:
         self._index = index
         self._file = file
         self._directories = directories
+        self._shapes = Shapes(directories)
         self._residency = residency
         self._events = events
         self._gate = gate
@@ -188,7 +180,7 @@ class Snapshotter:
             try:
                 if kind is Kind.ACTIVE or not chain:
                     await self._directories.create(number, chain[0].id if chain else None)
-                mounts = await self._mounts(number, kind, [row.id for row in chain])
+                mounts = await self._shapes.mounts(number, kind, [row.id for row in chain])
             except BaseException:
                 await self._directories.discard(number)
                 raise
@@ -205,23 +197,7 @@ class Snapshotter:
             chain = [ancestor.id for ancestor in self._index.chain(row.parent)]
             if row.kind is Kind.ACTIVE:
                 self._touch(row)
-            return await self._mounts(row.id, row.kind, chain)
-
-    async def _mounts(self, number: int, kind: Kind, chain: Sequence[int]) -> list[Mount]:
-        """The shapes are those that BuildKit's differ and containerd's mount code can read."""
-        layer = self._directories.layer
-        if kind is Kind.ACTIVE:
-            if not chain:
-                return [Mount("bind", layer(number), ["rw", "rbind"])]
-            await self._directories.pin(number, chain, writable=True)
-            return [Mount("bind", self._directories.merged(number), ["rw", "rbind"])]
-        if len(chain) <= 1:
-            return [Mount("bind", layer(chain[0] if chain else number), ["ro", "rbind"])]
-        if not _fits(chain):
-            await self._directories.pin(number, chain, writable=False)
-            return [Mount("bind", self._directories.merged(number), ["ro", "rbind"])]
-        lower = "lowerdir=" + ":".join(layer(ancestor) for ancestor in chain)
-        return [Mount("overlay", "overlay", [lower, *OVERLAY_OPTIONS])]
+            return await self._shapes.mounts(row.id, row.kind, chain)
 
     async def _commit(self, name: str, key: str, parent: str, labels: Mapping[str, str]) -> None:
         async with self._changing:
@@ -304,12 +280,3 @@ class Snapshotter:
         if not task.cancelled():
             # The caller has seen it, or has gone.
             task.exception()
-
-
-def _fits(chain: Sequence[int]) -> bool:
-    """Whether containerd's mount code, which makes names relative, can mount these layers.
-
-    mount(2) takes one page of options, terminator included.
-    """
-    names = ":".join(f"{number}/fs" for number in chain)
-    return len(",".join([f"lowerdir={names}", *OVERLAY_OPTIONS])) < _PAGE

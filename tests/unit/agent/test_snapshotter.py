@@ -28,7 +28,8 @@ from sidecar.agent.index import (
 )
 from sidecar.agent.index_file import IndexFile
 from sidecar.agent.residency import Residency, snapshot
-from sidecar.agent.snapshotter import Mount, Snapshotter
+from sidecar.agent.shapes import Mount
+from sidecar.agent.snapshotter import Snapshotter
 from sidecar.agent.trash import Trash
 from sidecar.agent.usage import Usage, measure
 

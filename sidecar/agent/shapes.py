@@ -1,0 +1,59 @@
+"""How a snapshot is mounted by its client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from sidecar.agent.index import Kind
+from sidecar.agent.mounts import OVERLAY_OPTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sidecar.agent.directories import Directories
+
+_PAGE = 4096
+
+
+class Mount(NamedTuple):
+    """One call of mount(2) for the client to make."""
+
+    type: str
+    source: str
+    options: list[str]
+
+
+class Shapes:
+    """The mounts that BuildKit's differ and containerd's mount code can read.
+
+    BuildKit finds a layer's directory in an overlay's options, and only when it knows all of them
+    (`util/overlay`); else it compares two whole trees to make an image's layer.
+    """
+
+    def __init__(self, directories: Directories) -> None:
+        self._directories = directories
+
+    async def mounts(self, number: int, kind: Kind, chain: Sequence[int]) -> list[Mount]:
+        """For a snapshot of this id on a chain of others, the topmost first. Raises OSError."""
+        layer = self._directories.layer
+        if kind is Kind.ACTIVE:
+            if not chain:
+                return [Mount("bind", layer(number), ["rw", "rbind"])]
+            await self._directories.pin(number, chain, writable=True)
+            return [Mount("bind", self._directories.merged(number), ["rw", "rbind"])]
+        if len(chain) <= 1:
+            return [Mount("bind", layer(chain[0] if chain else number), ["ro", "rbind"])]
+        if not _fits(chain):
+            await self._directories.pin(number, chain, writable=False)
+            return [Mount("bind", self._directories.merged(number), ["ro", "rbind"])]
+        lower = "lowerdir=" + ":".join(layer(ancestor) for ancestor in chain)
+        return [Mount("overlay", "overlay", [lower, *OVERLAY_OPTIONS])]
+
+
+def _fits(chain: Sequence[int]) -> bool:
+    """Whether containerd's mount code, which makes names relative, can mount these layers.
+
+    mount(2) takes one page of options, terminator included.
+    """
+    names = ":".join(f"{number}/fs" for number in chain)
+    return len(",".join([f"lowerdir={names}", *OVERLAY_OPTIONS])) < _PAGE
