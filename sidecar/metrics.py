@@ -48,13 +48,13 @@ class StatusCollector(Collector):
     def _counters(self) -> Iterator[Metric]:
         status = self._status
         for name, (metric, label, text) in _LABELLED.items():
-            yield _labelled(metric, text, label, status.labelled.get(name, {}))
+            yield _labelled(metric, text, label, status.counts.family(name))
         for name, text in _PLAIN.items():
-            yield CounterMetricFamily(_PREFIX + name, text, value=status.counts[name])
+            yield CounterMetricFamily(_PREFIX + name, text, value=status.counts.plain[name])
         waited = SummaryMetricFamily(
             _PREFIX + "demand_wait_seconds", "Time that builds waited for objects of the cache."
         )
-        waited.add_metric([], status.counts["demand_waits"], status.demand_waited)
+        waited.add_metric([], status.counts.plain["demand_waits"], status.counts.demand_waited)
         yield waited
 
     def _gauges(self) -> Iterator[Metric]:
@@ -92,7 +92,7 @@ class StatusCollector(Collector):
             "never_needed was fetched ahead in vain so far.",
             labels=["use"],
         )
-        for use, count in self._status.objects().items():
+        for use, count in self._status.counts.objects().items():
             family.add_metric([use], count)
         yield family
 

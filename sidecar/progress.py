@@ -58,12 +58,12 @@ def _headline(status: Status) -> Text:
         text.append(f"· {status.restored.found_key} #{status.restored.number} ", style="cyan")
     elif status.cold_reason is not None:
         text.append(f"· cold: {status.cold_reason} ", style="red")
-    objects = status.objects()
+    objects = status.counts.objects()
     if objects["total"]:
         text.append(f"· {objects['fetched']}/{objects['total']} objects ")
-        text.append(f"{_megabytes(sum(status.labelled.get('fetched_bytes', {}).values()))} ")
-    if status.counts["uploaded_bytes"]:
-        text.append(f"· {_megabytes(status.counts['uploaded_bytes'])} uploaded ")
+        text.append(f"{_megabytes(sum(status.counts.family('fetched_bytes').values()))} ")
+    if status.counts.plain["uploaded_bytes"]:
+        text.append(f"· {_megabytes(status.counts.plain['uploaded_bytes'])} uploaded ")
     if status.published is not None:
         at = time.strftime("%H:%M:%S", time.localtime(status.published.created_unix))
         text.append(f"· published #{status.published.number} at {at}", style="green")

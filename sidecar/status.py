@@ -8,39 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from sidecar.counts import Counts
+from sidecar.phase import WAITING_FOR, Phase
 from sidecar.timeline import Attribute, Kind, Span, Timeline
+
+__all__ = ["SCHEMA", "Advice", "Generation", "Phase", "Status"]
 
 SCHEMA = 1
 """Version of :meth:`Status.snapshot`; grows when a field changes its meaning or goes."""
-
-
-class Phase(StrEnum):
-    """Where a sidecar is in its life; it only ever goes forward."""
-
-    STARTING = "starting"
-    RESTORING = "restoring"
-    STARTING_DAEMON = "starting-daemon"
-    READY = "ready"
-    DRAINING = "draining"
-    PUBLISHING = "publishing"
-    STOPPED = "stopped"
-
-
-_WAITING_FOR = {
-    Phase.STARTING: "the sidecar is starting",
-    Phase.RESTORING: "the cache is being restored",
-    Phase.STARTING_DAEMON: "buildkitd is starting",
-    Phase.READY: "",
-    Phase.DRAINING: "nothing: the sidecar is stopping",
-    Phase.PUBLISHING: "nothing: the sidecar is stopping and publishes its last state",
-    Phase.STOPPED: "nothing: the sidecar has stopped",
-}
 
 
 class Advice(StrEnum):
@@ -59,14 +39,6 @@ class Generation:
     found_key: str
     number: int
     created_unix: float
-
-
-@dataclass
-class _Object:
-    """One snapshot or blob that was fetched."""
-
-    why: str
-    used: bool = False
 
 
 class Status:
@@ -94,7 +66,7 @@ class Status:
         self.phase = Phase.STARTING
         self._phase_since = 0.0
         self._ended_phases: dict[str, float] = {}
-        self.waiting_for = _WAITING_FOR[self.phase]
+        self.waiting_for = WAITING_FOR[self.phase]
         self.cold_reason: str | None = None
         self.restored: Generation | None = None
         self.published: Generation | None = None
@@ -107,12 +79,8 @@ class Status:
         self.advice_detail = ""
         self.advice_unix: float | None = None
         self._lost_at = -1.0
-        self.objects_total = 0
         self.timeline = Timeline(spans)
-        self._objects: dict[str, _Object] = {}
-        self.counts: Counter[str] = Counter()
-        self.labelled: dict[str, Counter[str]] = {}
-        self.demand_waited = 0.0
+        self.counts = Counts()
 
     def now(self) -> float:
         """Seconds since the sidecar's start."""
@@ -124,7 +92,7 @@ class Status:
         """Begin a phase; ``waiting_for`` tells a client that is not served yet what is missing."""
         self._ended_phases = self.phase_seconds()
         self.phase, self._phase_since = phase, self.now()
-        self.waiting_for = waiting_for or _WAITING_FOR[phase]
+        self.waiting_for = waiting_for or WAITING_FOR[phase]
         self._touch()
 
     def phase_seconds(self) -> dict[str, float]:
@@ -150,7 +118,7 @@ class Status:
 
     def restores(self, generation: Generation, objects: int) -> None:
         """Say which generation is being restored and how many snapshots and blobs it has."""
-        self.restored, self.objects_total = generation, objects
+        self.restored, self.counts.objects_total = generation, objects
         self._touch()
 
     def went_cold(self, reason: str, detail: str) -> None:
@@ -177,7 +145,7 @@ class Status:
         """
         self.epoch = epoch
         self._lost_at = self.now()
-        self.counts["roots_lost"] += 1
+        self.counts.add("roots_lost")
         self._advise(Advice.RUN_AGAIN, f"the cache was lost ({reason}); builds go on cold")
 
     def _advise(self, advice: Advice, detail: str) -> None:
@@ -188,10 +156,7 @@ class Status:
 
     def count(self, name: str, label: str = "", by: int = 1) -> None:
         """Add to a counter; with a label, to one of a family (errors by class and the like)."""
-        if label:
-            self.labelled.setdefault(name, Counter())[label] += by
-        else:
-            self.counts[name] += by
+        self.counts.add(name, label, by)
         self._touch()
 
     def failed(self, error: BaseException) -> None:
@@ -208,24 +173,8 @@ class Status:
 
     def used(self, name: str, waited: float = 0.0) -> None:
         """Count the first use of a snapshot or blob; ``waited`` seconds, 0 when it was there."""
-        self._objects.setdefault(name, _Object("local")).used = True
-        if waited:
-            self.counts["demand_waits"] += 1
-            self.demand_waited += waited
+        self.counts.used(name, waited)
         self._touch()
-
-    def objects(self) -> dict[str, int]:
-        """Count the restored generation's objects by what became of them."""
-        fetched = [item for item in self._objects.values() if item.why != "local"]
-        ahead = [item for item in fetched if item.why != "demand"]
-        hits = sum(item.used for item in ahead)
-        return {
-            "total": self.objects_total,
-            "fetched": len(fetched),
-            "demand": len(fetched) - len(ahead),
-            "prefetch": hits,
-            "never_needed": len(ahead) - hits,
-        }
 
     # The timeline
 
@@ -250,10 +199,7 @@ class Status:
         self.span_changed(span)
         size = int(span.attributes.get("bytes") or 0)
         if span.kind is Kind.FETCH and span.outcome == "ok":
-            why = str(span.attributes.get("why", "rest"))
-            self._objects.setdefault(span.name, _Object(why)).why = why
-            self.count("fetched_bytes", why, size)
-            self.count("fetched_objects", why)
+            self.counts.fetched(span.name, str(span.attributes.get("why", "rest")), size)
         elif span.kind is Kind.UPLOAD and span.outcome == "ok":
             self.count("uploaded_bytes", by=size)
         elif span.kind is Kind.CHECKPOINT and span.outcome == "ok":
@@ -315,10 +261,10 @@ class Status:
                 "epoch": self.epoch,
                 "unix": self.advice_unix,
             },
-            "objects": self.objects(),
-            "demand_waited_seconds": round(self.demand_waited, 4),
-            "counts": dict(self.counts),
-            "by": {name: dict(counter) for name, counter in self.labelled.items()},
+            "objects": self.counts.objects(),
+            "demand_waited_seconds": round(self.counts.demand_waited, 4),
+            "counts": dict(self.counts.plain),
+            "by": {name: dict(counter) for name, counter in self.counts.labelled.items()},
             "phase_seconds": {
                 phase: round(took, 4) for phase, took in self.phase_seconds().items()
             },

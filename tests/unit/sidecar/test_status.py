@@ -98,7 +98,7 @@ def test_fetches_are_counted_by_why(status: Status, clock: Clock) -> None:
     status.used("b")
     status.used("b")
     status.used("built here")
-    assert status.objects() == {
+    assert status.counts.objects() == {
         "total": 5,
         "fetched": 3,
         "demand": 1,
@@ -120,7 +120,7 @@ def test_a_span_ends_once(status: Status, clock: Clock) -> None:
     clock.now += 3
     span.end("failed", bytes=7)
     assert (span.seconds, span.outcome) == (3.0, "ok")
-    assert status.counts["uploaded_bytes"] == 5
+    assert status.counts.plain["uploaded_bytes"] == 5
 
 
 def test_the_timeline_is_bounded_and_keeps_what_is_rare(status: Status) -> None:
