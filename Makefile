@@ -8,6 +8,8 @@ MAKEFLAGS += --no-print-directory
 PROTO_SOURCES := $(shell find proto -name '*.proto')
 CONTEXT ?=
 DOCKERFILE ?=
+CHANGE ?=
+PROGRAM ?=
 PYTEST_ARGS ?=
 
 .PHONY: help setup system tools venv proto images test lint fmt run bench wheel lock clean
@@ -49,7 +51,7 @@ fmt: venv ## format the Python code and sort its imports: 1 second
 
 run: setup ## cold build, publish, change a line, build in a fresh pod: 5 minutes (CONTEXT=DIR DOCKERFILE=FILE for yours)
 	@echo "make: building in two pods and on a daemon that stays up; about 5 minutes for the sample project"
-	@tools/as-builder python tools/run.py $(if $(CONTEXT),--context '$(abspath $(CONTEXT))') $(if $(DOCKERFILE),--dockerfile '$(abspath $(DOCKERFILE))')
+	@tools/as-builder python tools/run.py $(if $(CONTEXT),--context '$(abspath $(CONTEXT))') $(if $(DOCKERFILE),--dockerfile '$(abspath $(DOCKERFILE))') $(if $(CHANGE),--change '$(CHANGE)') $(if $(PROGRAM),--program '$(PROGRAM)')
 
 bench: setup ## the comparison with a warm daemon and with BuildKit's own cache: about an hour
 	@echo "make: measuring; leave the machine alone meanwhile"

@@ -8,10 +8,11 @@ set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/env.sh"
 umask 022
 
-cd "$BUILDSVC_ROOT/tools"
+cd "$tree/tools"
 shopt -s nullglob
 key=$(content_key build.sh ./*/go.mod ./*/go.sum ./*/*.go)
 target=$BUILDSVC_TOOLS/bin/$key
+current=$BUILDSVC_TOOLS/bin/current
 
 build() {
   local out=$1 module ldflags version
@@ -21,20 +22,20 @@ build() {
     ldflags="-s -w"
     if [[ $module == buildkit ]]; then
       # BuildKit learns its version from the linker; the sidecar compares it with the one that wrote a cache.
-      version=$(cd "$module" && "$BUILDSVC_ROOT/tools/go" list -m -f '{{.Version}}' github.com/moby/buildkit)
+      version=$(cd "$module" && "$tree/tools/go" list -m -f '{{.Version}}' github.com/moby/buildkit)
       ldflags+=" -X github.com/moby/buildkit/version.Version=$version"
     fi
     # No cgo: static binaries, which run in any container image.
     if grep -q '^tool' "$module/go.mod"; then
-      (cd "$module" && GOBIN=$out CGO_ENABLED=0 "$BUILDSVC_ROOT/tools/go" install -tags "osusergo netgo" -ldflags "$ldflags" tool)
+      (cd "$module" && GOBIN=$out CGO_ENABLED=0 "$tree/tools/go" install -tags "osusergo netgo" -ldflags "$ldflags" tool)
     else
-      (cd "$module" && CGO_ENABLED=0 "$BUILDSVC_ROOT/tools/go" test -c -tags "osusergo netgo" -ldflags "$ldflags" -o "$out/$module.test")
+      (cd "$module" && CGO_ENABLED=0 "$tree/tools/go" test -c -tags "osusergo netgo" -ldflags "$ldflags" -o "$out/$module.test")
     fi
   done
 }
 
 # Without the lock first: the rootless user may read the cache of root, not write it.
-if [[ -d $target && $(readlink -- "$BUILDSVC_BIN") == "$key" ]]; then
+if [[ ${1:-} == path || -d $target && $(readlink -- "$current") == "$key" ]]; then
   printf '%s\n' "$target"
   exit
 fi
@@ -49,5 +50,5 @@ if [[ ! -d $target ]]; then
   chmod 0755 "$part"
   mv -T -- "$part" "$target"
 fi
-point_at "$BUILDSVC_BIN" "$key"
+point_at "$current" "$key"
 printf '%s\n' "$target"

@@ -7,9 +7,8 @@ set -euo pipefail
 # shellcheck source=tools/env.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/env.sh"
 
-cd "$BUILDSVC_ROOT"
-python=$("$BUILDSVC_ROOT/tools/venv.sh")/bin/python
-bin=${python%/python}
+cd "$tree"
+bin=$(made_for_tree venv.sh)/bin
 caches=${XDG_CACHE_HOME:-$HOME/.cache}/buildsvc/checks
 mkdir -p "$caches"
 export RUFF_CACHE_DIR=$caches/ruff MYPY_CACHE_DIR=$caches/mypy COVERAGE_FILE=$caches/coverage/data

@@ -4,7 +4,8 @@
 # Everything lives outside the source tree, so that the tree can be read-only and a clean checkout finds a warm cache.
 # Root's home is closed to other users, and the rootless user must read the cache: as root it is below /var/cache.
 
-BUILDSVC_ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+# The root of this source tree.
+tree=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 
 if [[ -z ${BUILDSVC_TOOLS:-} ]]; then
   if [[ $(id -u) -eq 0 ]]; then
@@ -13,11 +14,18 @@ if [[ -z ${BUILDSVC_TOOLS:-} ]]; then
     BUILDSVC_TOOLS=${XDG_CACHE_HOME:-$HOME/.cache}/buildsvc/tools
   fi
 fi
-BUILDSVC_BIN=$BUILDSVC_TOOLS/bin/current
-export BUILDSVC_ROOT BUILDSVC_TOOLS BUILDSVC_BIN
+export BUILDSVC_TOOLS
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() { say "error: $*"; exit 1; }
+
+# made_for_tree SCRIPT: the directory that tools/SCRIPT makes for this tree; it must have been made.
+made_for_tree() {
+  local dir
+  dir=$("$tree/tools/$1" path)
+  [[ -d $dir ]] || die "$dir is missing; run make setup"
+  printf '%s\n' "$dir"
+}
 
 # content_key FILE…: 16 hex digits that change when a file's content does. Order matters, names do not.
 content_key() { cat -- "$@" | sha256sum | cut -c1-16; }

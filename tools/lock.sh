@@ -4,13 +4,13 @@ set -euo pipefail
 # shellcheck source=tools/env.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/env.sh"
 
-compile=$("$BUILDSVC_ROOT/tools/venv.sh")/bin/pip-compile
+compile=$(made_for_tree venv.sh)/bin/pip-compile
 # A directory of this machine's wheels would become a line of the lock.
 unset PIP_FIND_LINKS
 
 lock() {
   say "locking $1/$2.in"
-  (cd "$BUILDSVC_ROOT/$1" && "$compile" --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras \
+  (cd "$tree/$1" && "$compile" --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras \
     --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file "$2.txt" "$2.in")
 }
 

@@ -14,13 +14,14 @@ case $kind in
   *) die "there is no base image $kind" ;;
 esac
 
-rootfs=$("$BUILDSVC_ROOT/tools/base-image.sh" "$kind")
+bin=$(made_for_tree build.sh)
+rootfs=$("$tree/tools/base-image.sh" "$kind")
 context=$(mktemp -d)
 trap 'rm -rf -- "$context"' EXIT
 # A hard link where that is possible: the file is large.
 ln -- "$rootfs" "$context/rootfs.tar" 2>/dev/null || cp -- "$rootfs" "$context/rootfs.tar"
 printf 'FROM scratch\nADD rootfs.tar /\nCMD ["/bin/sh"]\n' >"$context/Dockerfile"
-"$BUILDSVC_BIN/buildctl" --addr "$1" build --progress=quiet --frontend dockerfile.v0 \
+"$bin/buildctl" --addr "$1" build --progress=quiet --frontend dockerfile.v0 \
   --local "context=$context" --local "dockerfile=$context" \
   --output "type=image,name=$name,push=true" >&2
 printf '%s\n' "$name"

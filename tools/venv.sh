@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes the virtual environment that the lock describes and prints its path. It imports the packages of this tree in place.
+# Makes the virtual environment that the lock describes and prints its path. It imports the packages of this tree in
+# place. `venv.sh path` only prints where it would be.
 set -euo pipefail
 # shellcheck source=tools/env.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/env.sh"
@@ -7,16 +8,16 @@ umask 022
 
 # The distribution's python3, not one found on PATH: another may lie in a home directory that the rootless user cannot read.
 python=/usr/bin/python3
-lock=$BUILDSVC_ROOT/requirements/dev.txt
+lock=$tree/requirements/dev.txt
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$python is older than 3.11"
 
 # The path of the tree is part of the key, because the environment points at it; so is the interpreter's version.
-key=$({ cat -- "$lock" "${BASH_SOURCE[0]}"; printf '%s\n' "$BUILDSVC_ROOT"; "$python" --version; } | sha256sum | cut -c1-16)
+key=$({ cat -- "$lock" "$tree/tools/venv.sh"; printf '%s\n' "$tree"; "$python" --version; } | sha256sum | cut -c1-16)
 venv=$BUILDSVC_TOOLS/venv/$key
 
 # Without the lock first: the rootless user may read the cache of root, not write it.
-if [[ -e $venv/complete && $(readlink -- "$BUILDSVC_TOOLS/venv/current") == "$key" ]]; then
+if [[ ${1:-} == path || -e $venv/complete && $(readlink -- "$BUILDSVC_TOOLS/venv/current") == "$key" ]]; then
   printf '%s\n' "$venv"
   exit
 fi
@@ -29,7 +30,7 @@ if [[ ! -e $venv/complete ]]; then
   "$venv/bin/pip" install --quiet --no-deps --require-hashes --disable-pip-version-check --requirement "$lock" >&2
   site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   # A path file instead of an editable install: that one writes metadata into the tree.
-  printf '%s\n' "$BUILDSVC_ROOT" >"$site/buildsvc-tree.pth"
+  printf '%s\n' "$tree" >"$site/buildsvc-tree.pth"
   cat >"$venv/bin/sidecar" <<PY
 #!$venv/bin/python
 import sys
