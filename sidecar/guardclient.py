@@ -169,6 +169,7 @@ class Namespace:
         self._started: asyncio.Future[Message] | None = None
         self._stopped: asyncio.Future[int] | None = None
         self._user_namespace: int | None = None
+        self._agent: int | None = None
 
     async def start(self) -> None:
         """Returns when the guard is ready. In the main thread: the child hangs on who forks it.
@@ -236,7 +237,8 @@ class Namespace:
         The guard appends `--guard-fd 3`. `log` is a descriptor for its output. Raises StartError.
         """
         message: Message = {"op": "start-agent", "argv": list(argv), "env": dict(env)}
-        return _pid(await self._run(message, log))
+        self._agent = _pid(await self._run(message, log))
+        return self._agent
 
     async def start_daemon(
         self,
@@ -319,20 +321,30 @@ class Namespace:
 
     async def _read(self, control: socket.socket, process: asyncio.subprocess.Process) -> None:
         """Takes the guard's messages until the namespace has ended, then clears up after it."""
-        with contextlib.suppress(ConnectionResetError):
-            while data := await self._loop.sock_recv(control, packets.LIMIT):
-                self._take(json.loads(data))
+        messages = asyncio.create_task(self._messages(control))
         status = await process.wait()
+        # Should rootlesskit have been killed, its guard is still clearing up.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await messages
         control.close()
         survivors: list[int] = []
         if self._user_namespace is not None:
-            survivors = await asyncio.to_thread(userns.kill_all, self._user_namespace)
+            survivors = await asyncio.to_thread(
+                userns.kill_all, self._user_namespace, last=self._agent
+            )
         lost = NamespaceLostError(f"the user namespace has ended with status {status}")
         for future in (self._ready, self._started, self._stopped):
             if future is not None and not future.done():
                 future.set_exception(lost)
                 future.exception()  # somebody may or may not wait for it
         self._events.put_nowait(NamespaceEnded(status, self._log_tail(), tuple(survivors)))
+
+    async def _messages(self, control: socket.socket) -> None:
+        """Returns when nobody in the namespace holds the other end any more."""
+        with contextlib.suppress(ConnectionResetError):
+            while data := await self._loop.sock_recv(control, packets.LIMIT):
+                self._take(json.loads(data))
 
     def _take(self, message: Message) -> None:
         event = message.get("event")

@@ -182,11 +182,12 @@ def identity(pid: int) -> int:
     return os.stat(f"/proc/{pid}/ns/user").st_ino
 
 
-def kill_all(namespace: int) -> list[int]:
+def kill_all(namespace: int, *, last: int | None = None) -> list[int]:
     """Kills every process in a user namespace and in those inside it, and waits for their end.
 
-    For what outlived a guard that was killed itself. Answers who did not end in time. Raises
-    ValueError for the namespace that this process is in.
+    For what outlived a guard that was killed itself. `last`, the agent, is killed when all others
+    have gone: it holds the leases that they may be waiting for. Answers who did not end in time.
+    Raises ValueError for the namespace that this process is in.
     """
     if namespace == identity(os.getpid()):
         raise ValueError("that is our own user namespace")
@@ -195,7 +196,7 @@ def kill_all(namespace: int) -> list[int]:
         members = [pid for pid in map(int, _pids()) if _is_inside(pid, namespace)]
         if not members or time.monotonic() > limit:
             return members
-        for pid in members:
+        for pid in [pid for pid in members if pid != last] or members:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
@@ -207,9 +208,13 @@ def _pids() -> list[str]:
 
 def _is_inside(pid: int, namespace: int) -> bool:
     try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        if stat.rpartition(b")")[2].split()[0] == b"Z":
+            # Dead; whoever inherited it may take its time.
+            return False
         descriptor = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        # Gone, a zombie, or not ours to look at, and so not of our namespace.
+        # Gone, or not ours to look at, and so not of our namespace.
         return False
     try:
         while os.fstat(descriptor).st_ino != namespace:

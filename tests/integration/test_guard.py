@@ -104,7 +104,7 @@ class Scene:
     async def daemon(self, *argv: str, **environment: str) -> tuple[int, asyncio.StreamReader]:
         """Starts the opener, or another Python program, in the daemon's place."""
         reader, write = await self.output()
-        words = argv or (str(PROGRAMS / "opener.py"), str(self.blobs), str(BLOBS))
+        words = argv or (str(PROGRAMS / "opener.py"), str(self.blobs), str(BLOBS), "children")
         try:
             started = await self.namespace.start_daemon(
                 [sys.executable, "-I", "-S", *words], environment, nofsync=True, log=write
@@ -149,6 +149,11 @@ def read(path: str) -> bytes:
         return file.read()
 
 
+def parent(pid: int) -> int:
+    (line,) = (line for line in read(f"/proc/{pid}/status").splitlines() if b"PPid" in line)
+    return int(line.split()[1])
+
+
 def alive(pid: int) -> bool:
     try:
         return b"\nState:\tZ" not in read(f"/proc/{pid}/status")
@@ -156,10 +161,14 @@ def alive(pid: int) -> bool:
         return False
 
 
-async def kill_agent_while_openers_wait(directory: Path) -> None:
+def opener(it: Scene, how: str) -> list[str]:
+    return [str(PROGRAMS / "opener.py"), str(it.blobs), str(BLOBS), how]
+
+
+async def kill_agent_while_openers_wait(directory: Path, how: str) -> None:
     async with scene(directory) as it:
         agent, agent_says = await it.agent("half")
-        _, daemon_says = await it.daemon()
+        _, daemon_says = await it.daemon(*opener(it, how))
         await broken(agent_says)
         os.kill(agent, signal.SIGKILL)
         # Ends only with the last opener: each holds the pipe.
@@ -177,13 +186,13 @@ async def kill_agent_while_openers_wait(directory: Path) -> None:
 async def test_no_opener_reads_zeros_when_the_agent_is_killed_a_hundred_times(
     tmp_path: Path,
 ) -> None:
-    async def rounds(name: str) -> None:
+    async def rounds(how: str) -> None:
         for number in range(50):
-            await kill_agent_while_openers_wait(tmp_path / f"{name}{number}")
+            await kill_agent_while_openers_wait(tmp_path / f"{how}{number}", how)
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(rounds("a"))
-        group.create_task(rounds("b"))
+        group.create_task(rounds("threads"))
+        group.create_task(rounds("children"))
 
 
 async def test_leased_blobs_are_read_whole_when_served(tmp_path: Path) -> None:
@@ -200,18 +209,28 @@ async def test_leased_blobs_are_read_whole_when_served(tmp_path: Path) -> None:
         assert await it.namespace.stop_daemon(5) == -signal.SIGTERM
 
 
-async def test_death_of_the_guard(tmp_path: Path) -> None:
-    async with scene(tmp_path / "s") as it:
-        _, agent_says = await it.agent("half")
-        _, daemon_says = await it.daemon()
-        await broken(agent_says)
-        os.kill(it.guard(), signal.SIGKILL)
-        said = await daemon_says.read()
-        assert b"opened" not in said
-        ended = await it.ended()
-        assert ended.survivors == ()
-        with pytest.raises(NamespaceLostError):
-            await it.namespace.stop_daemon(0)
+@pytest.mark.parametrize("victim", ["guard", "rootlesskit", "rootlesskit's child"])
+async def test_death_of_the_guard_or_of_what_is_above_it(tmp_path: Path, victim: str) -> None:
+    for number in range(10):
+        async with scene(tmp_path / f"s{number}") as it:
+            agent, agent_says = await it.agent("half")
+            daemon, daemon_says = await it.daemon(*opener(it, "threads"))
+            await broken(agent_says)
+            process = it.namespace._process
+            assert process is not None
+            victims = {
+                "guard": it.guard(),
+                "rootlesskit": process.pid,
+                "rootlesskit's child": parent(it.guard()),
+            }
+            os.kill(victims[victim], signal.SIGKILL)
+            said = await daemon_says.read()
+            assert b"opened" not in said
+            ended = await it.ended()
+            assert ended.survivors == ()
+            assert not any(alive(pid) for pid in (agent, daemon, *victims.values()))
+            with pytest.raises(NamespaceLostError):
+                await it.namespace.stop_daemon(0)
 
 
 async def test_agent_ends_the_daemon_before_itself_when_the_guard_dies(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Stands for buildkitd: children of it open blobs and say on stdout what they read.
+"""Stands for buildkitd: opens blobs, in threads or in children, and says on stdout what it read.
 
-opener.py DIRECTORY COUNT. Ignores SIGTERM when told to by the environment.
+opener.py DIRECTORY COUNT threads|children. Ignores SIGTERM when told to by the environment.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 
 if "STUBBORN" in os.environ:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-where, count = sys.argv[1], int(sys.argv[2])
+where, count, how = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 os.write(
     1,
     "listen {} {} fds {}\n".format(
@@ -24,13 +25,21 @@ os.write(
         ),
     ).encode(),
 )
+
+
+def read(number: int) -> None:
+    data = open(f"{where}/{number}", "rb").read()  # noqa: SIM115 - as short as can be
+    zeros = data.count(0)
+    os.write(1, f"opened {number} zeros {zeros} bytes {len(data)}\n".encode())
+
+
 for number in range(count):
-    if os.fork() == 0:
+    if how == "threads":
+        threading.Thread(target=read, args=(number,), daemon=True).start()
+    elif os.fork() == 0:
         # As a container does; its parent's death is not its own.
         os.setsid()
-        data = open(f"{where}/{number}", "rb").read()  # noqa: SIM115 - as short as can be
-        zeros = data.count(0)
-        os.write(1, f"opened {number} zeros {zeros} bytes {len(data)}\n".encode())
+        read(number)
         signal.pause()
         os._exit(0)
 os.write(1, b"opening\n")

@@ -31,7 +31,7 @@ async def main(rootlesskit: str, directory: Path, count: str) -> None:
     os.mkfifo(directory / "blobs" / "placed")
     await namespace.start_agent(agent, environment, log=1)
     await asyncio.to_thread((directory / "blobs" / "placed").read_bytes)
-    opener = [sys.executable, "-I", "-S", str(PROGRAMS / "opener.py"), blobs, count]
+    opener = [sys.executable, "-I", "-S", str(PROGRAMS / "opener.py"), blobs, count, "children"]
     await namespace.start_daemon(opener, {}, nofsync=False, log=1)
     await asyncio.Event().wait()
 
