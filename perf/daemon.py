@@ -49,9 +49,10 @@ class Daemon:
         """Start it and return at once; ``watched``: sample its memory."""
         self.base.mkdir(mode=0o700, parents=True)
         with self.log.open("wb") as log:
+            command = self.command()
             self.began, self.began_unix = time.monotonic(), time.time()
             self._process = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=self.environment(), start_new_session=True,
             )  # fmt: skip
         if watched:

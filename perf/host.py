@@ -92,10 +92,15 @@ def free_bytes(directory: Path) -> int:
     """Return the bytes that an ordinary user may still write below the directory."""
     status = os.statvfs(directory)
     free = status.f_bavail * status.f_frsize
-    if directory.is_relative_to("/dev/shm"):
+    if file_system(directory) == "tmpfs":
         # A tmpfs promises more than the memory has.
         free = min(free, available_memory())
     return free
+
+
+def file_system(directory: Path) -> str:
+    """Return the kind of file system that a directory is on, such as ``tmpfs``."""
+    return output(["stat", "--file-system", "--format=%T", str(directory)])
 
 
 def available_memory() -> int:

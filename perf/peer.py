@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from perf.daemon import Daemon
-from perf.host import program
+from perf.host import file_system, program
 
 #: As the sidecar starts rootlesskit, so that RUN steps have the same network.
 NETWORK = (
@@ -19,6 +19,20 @@ NETWORK = (
 )
 
 
+#: Runs buildkitd ("$@") where its root ($1) is on a tmpfs. containerd mounts no overlay with
+#: ``userxattr`` if the snapshotter's directory is on one, though the kernel allows it since 6.6;
+#: without it no new directory can be renamed, and dpkg fails. It looks at that directory alone:
+#: a ramfs, for a database of some kilobytes. The layers stay on the tmpfs, as the pods' do.
+_ON_TMPFS = """
+set -e
+mkdir -p "$1/runc-overlayfs/snapshots" "$1/layers"
+mount -t ramfs ramfs "$1/runc-overlayfs/snapshots"
+ln -s "$1/layers" "$1/runc-overlayfs/snapshots/snapshots"
+shift
+exec "$@"
+"""
+
+
 class StockDaemon(Daemon):
     """buildkitd as rootless users run it today. Warm when it is kept, fresh when it is new."""
 
@@ -27,10 +41,13 @@ class StockDaemon(Daemon):
         self._config = config
 
     def command(self) -> list[str]:
-        """Rootlesskit and buildkitd, the snapshotter named so that nothing is guessed."""
+        """Start it in rootlesskit, the snapshotter named so that nothing is guessed."""
+        root = f"{self.base}/root"
+        wrapper = ["sh", "-c", _ON_TMPFS, "sh", root] if file_system(self.base) == "tmpfs" else []
         return [
             *(program("rootlesskit"), f"--state-dir={self.base}/rootlesskit", *NETWORK),
-            *(program("buildkitd"), f"--config={self._config}", f"--root={self.base}/root"),
+            *wrapper,
+            *(program("buildkitd"), f"--config={self._config}", f"--root={root}"),
             *("--addr", self.address, "--oci-worker-no-process-sandbox"),
             "--oci-worker-snapshotter=overlayfs",
         ]
