@@ -1,0 +1,103 @@
+"""What integration tests have in common: the machine's prerequisites, directories, a registry."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from perf.host import TOOLS, scratch
+
+PROGRAMS = (
+    "buildctl",
+    "buildkitd",
+    "busybox",
+    "docker-registry",
+    "flock",
+    "newuidmap",
+    "rootlesskit",
+    "runc",
+    "slirp4netns",
+    "zstd",
+)
+
+
+@pytest.fixture(scope="session")
+def machine() -> None:
+    """Fail where the machine lacks something: an integration test that is skipped tests nothing."""
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    assert not missing, f"programs missing: {', '.join(missing)}; run `make setup`"
+    assert os.getuid() != 0, "run as the rootless user: tools/as-builder tools/check.sh test"
+    name = pwd.getpwuid(os.getuid()).pw_name
+    assert f"{name}:" in Path("/etc/subuid").read_text(), f"{name} has no subuids"
+    assert os.access("/dev/net/tun", os.R_OK | os.W_OK), "/dev/net/tun cannot be opened"
+
+
+def _scratch() -> Iterator[Path]:
+    # Below the system's own directory: an address of a Unix socket has room for 107 bytes.
+    with scratch(Path(os.environ.get("TMPDIR", "/tmp")), "bs") as directory:
+        directory.chmod(0o755)
+        yield directory
+
+
+@pytest.fixture
+def directory(machine: None) -> Iterator[Path]:  # noqa: ARG001
+    """A directory with a short path that may hold roots of sidecars."""
+    yield from _scratch()
+
+
+@pytest.fixture(scope="module")
+def shared(machine: None) -> Iterator[Path]:  # noqa: ARG001
+    """The same, for a module."""
+    yield from _scratch()
+
+
+class Registries:
+    """Image registries that RUN steps' network reaches."""
+
+    def __init__(self, base: Path) -> None:
+        self._base = base
+        self._started: list[Path] = []
+
+    def start(self, name: str) -> str:
+        """Start an empty one and return its host and port."""
+        place = self._base / f"registry-{name}"
+        self._started.append(place)
+        address = _registry("address")
+        with socket.socket() as probe:
+            probe.bind((address, 0))
+            port = probe.getsockname()[1]
+        return _registry("start", str(place), str(port))
+
+    def stop(self) -> None:
+        """Stop them all."""
+        for place in self._started:
+            _registry("stop", str(place))
+
+    def daemon_config(self, *hosts: str) -> Path:
+        """Write what buildkitd needs to speak plain HTTP to them."""
+        path = self._base / "registries.toml"
+        path.write_text("".join(f'[registry."{host}"]\n  http = true\n' for host in hosts))
+        return path
+
+
+def _registry(*arguments: str) -> str:
+    done = subprocess.run(
+        [TOOLS / "registry.sh", *arguments],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def registries(shared: Path) -> Iterator[Registries]:
+    """Registries of one module."""
+    made = Registries(shared)
+    yield made
+    made.stop()
