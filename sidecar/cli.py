@@ -19,6 +19,7 @@ from sidecar.sources import flag_name, load_settings
 from sidecar.values import parse_duration
 from sidecar.versions import version_text
 
+EX_IOERR = 74
 EX_TEMPFAIL = 75
 
 _ABOUT = """\
@@ -60,11 +61,18 @@ def main(argv: Sequence[str], early: EarlyBind | None = None) -> int:
     try:
         arguments = _parser().parse_args(argv)
         command: Command = arguments.command
-        return command(arguments, early)
+        code = command(arguments, early)
+        # Here, so that a reader that has left is noticed below and not at exit.
+        sys.stdout.flush()
+        return code
     except BuildsvcError as error:
         return report(error)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # The reader has seen enough, as in `status | head`. Nothing must be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EX_IOERR
 
 
 def _parser() -> argparse.ArgumentParser:

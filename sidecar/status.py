@@ -15,6 +15,7 @@ from typing import Any
 
 from sidecar.counts import Counts
 from sidecar.phase import WAITING_FOR, Phase
+from sidecar.redact import redacted_text
 from sidecar.timeline import Attribute, Kind, Span, Timeline
 
 __all__ = ["SCHEMA", "Advice", "Generation", "Phase", "Status"]
@@ -42,7 +43,7 @@ class Generation:
 
 
 class Status:
-    """What the sidecar is doing and has done.
+    """What the sidecar is doing and has done. Secrets in texts are masked as they come in.
 
     ``clock`` counts seconds and never goes back, ``wall`` is Unix time; ``spans`` bounds the
     timeline; ``recent_log`` returns the newest log lines for the debug bundle.
@@ -92,7 +93,7 @@ class Status:
         """Begin a phase; ``waiting_for`` tells a client that is not served yet what is missing."""
         self._ended_phases = self.phase_seconds()
         self.phase, self._phase_since = phase, self.now()
-        self.waiting_for = waiting_for or WAITING_FOR[phase]
+        self.waiting_for = redacted_text(waiting_for) or WAITING_FOR[phase]
         self._touch()
 
     def phase_seconds(self) -> dict[str, float]:
@@ -128,7 +129,9 @@ class Status:
         ``store-unavailable``, ``unsupported-format``, ``corrupt``, ``time-out``,
         ``daemon-refused``, ``root-lost``); ``detail`` is for people.
         """
-        self.cold_reason = detail
+        self.cold_reason = redacted_text(detail)
+        # What an earlier epoch had restored went with it.
+        self.restored = None
         self.count("cold_starts", reason)
         self.begin(Kind.COLD, reason, detail=detail).end()
 
@@ -149,7 +152,8 @@ class Status:
         self._advise(Advice.RUN_AGAIN, f"the cache was lost ({reason}); builds go on cold")
 
     def _advise(self, advice: Advice, detail: str) -> None:
-        self.advice, self.advice_detail, self.advice_unix = advice, detail, self._wall()
+        self.advice, self.advice_unix = advice, self._wall()
+        self.advice_detail = redacted_text(detail)
         self._touch()
 
     # Counting

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Protocol
 
+from sidecar.redact import redacted_text
+
 Attribute = str | int | float | bool | None
 
 
@@ -53,7 +55,7 @@ class Span:
         self.id = id_
         self.kind = kind
         self.name = name
-        self.attributes = attributes
+        self.attributes = _shown(attributes)
         self.begin = recorder.now()
         self.finish: float | None = None
         self.outcome = ""
@@ -61,7 +63,7 @@ class Span:
 
     def note(self, **attributes: Attribute) -> None:
         """Add to or change the attributes, such as ``why`` when an object becomes demanded."""
-        self.attributes |= attributes
+        self.attributes |= _shown(attributes)
         self._recorder.span_changed(self)
 
     def end(self, outcome: str = "ok", **attributes: Attribute) -> None:
@@ -70,7 +72,7 @@ class Span:
             return
         self.finish = self._recorder.now()
         self.outcome = outcome
-        self.attributes |= attributes
+        self.attributes |= _shown(attributes)
         self._recorder.span_ended(self)
 
     @property
@@ -89,6 +91,14 @@ class Span:
             "end": None if self.finish is None else round(self.finish, 4),
             "outcome": self.outcome,
         }
+
+
+def _shown(attributes: dict[str, Attribute]) -> dict[str, Attribute]:
+    """Mask secrets in texts, such as a store's URL in an error."""
+    return {
+        key: redacted_text(value) if isinstance(value, str) else value
+        for key, value in attributes.items()
+    }
 
 
 class Timeline:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -60,6 +63,22 @@ def test_config_prints_settings_that_can_be_read_again(
     (tmp_path / "again.yaml").write_text(text)
     assert cli.main(["config", "--config", str(tmp_path / "again.yaml")]) == 0
     assert yaml.safe_load(capsys.readouterr().out) == found
+
+
+def test_a_reader_that_leaves_early_is_no_defect() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "sidecar", "config"],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            cwd=Path(__file__).parents[3],
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (74, b"")
 
 
 def test_secrets_are_masked_in_config(

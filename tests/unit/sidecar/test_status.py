@@ -76,7 +76,6 @@ def test_a_snapshot_is_json(status: Status) -> None:
     status.failed(CorruptObject("x"))
     status.begin(Kind.BUILD, "ref").end("failed", error="no", seconds=1.5)
     status.lost_root(2, "a lease broke")
-    status.went_cold("root-lost", "a lease broke")
     found = json.loads(json.dumps(status.snapshot()))
     assert found["schema"] == 1
     assert found["restored"]["age_seconds"] == 100.0
@@ -192,6 +191,26 @@ def test_metrics_are_there_before_anything_happened(status: Status) -> None:
     status.restores(Generation("k", "k", 9, 1_000_000.0), 1)
     assert metric(status, "restored_generation") == 9
     assert metric(status, "restored_generation_age_seconds") == 100.0
+
+
+def test_secrets_in_texts_are_masked(status: Status) -> None:
+    error = "GET http://me:hunter2@store/x failed"
+    status.enter(Phase.RESTORING, error)
+    span = status.begin(Kind.FETCH, "x", error=error)
+    span.note(again=error)
+    span.end("failed", last=error)
+    status.went_cold("store-unavailable", error)
+    status.lost_root(1, error)
+    text = json.dumps(status.snapshot())
+    assert "hunter2" not in text
+    assert text.count("http://***@store/x") == 7
+
+
+def test_a_cold_root_has_no_generation(status: Status) -> None:
+    status.restores(Generation("k", "k", 9, 1_000_000.0), 1)
+    status.went_cold("root-lost", "the agent died")
+    assert status.snapshot()["restored"] is None
+    assert metric(status, "restored_generation") is None
 
 
 async def test_waiters_are_woken_by_each_change() -> None:
