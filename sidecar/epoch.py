@@ -82,6 +82,7 @@ class Epoch:
         self._exits: asyncio.Queue[int] = asyncio.Queue()
         self._restarts = 0
         self._builds: dict[str, Span] = {}
+        self._ended: set[str] = set()
         self._store = store
         self._uploads: Uploads | None = None
         self._captures: Captures | None = None
@@ -302,7 +303,9 @@ class Epoch:
             if event.ref not in self._builds:
                 self._builds[event.ref] = self._status.begin(Kind.BUILD, event.ref)
                 log.info("build started", ref=event.ref)
-        else:
+        elif event.ref not in self._ended:
+            # BuildKit tells of the end again when it has stored the log, 3 s later.
+            self._ended.add(event.ref)
             span = self._builds.pop(event.ref, None)
             if span is None:
                 span = self._status.begin(Kind.BUILD, event.ref)
