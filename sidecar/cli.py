@@ -64,7 +64,6 @@ def main(argv: Sequence[str], early: EarlyBind | None = None) -> int:
         code = command(arguments, early)
         # Here, so that a reader that has left is noticed below and not at exit.
         sys.stdout.flush()
-        return code
     except BuildsvcError as error:
         return report(error)
     except KeyboardInterrupt:
@@ -73,6 +72,8 @@ def main(argv: Sequence[str], early: EarlyBind | None = None) -> int:
         # The reader has seen enough, as in `status | head`. Nothing must be written at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EX_IOERR
+    else:
+        return code
 
 
 def _parser() -> argparse.ArgumentParser:
