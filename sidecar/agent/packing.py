@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
@@ -16,11 +17,9 @@ from sidecar.agent.process import Process, WorkerDied
 from sidecar.agent.workers import DEATHS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
     from pathlib import Path
-    from typing import TypeAlias
 
-    Events: TypeAlias = AsyncGenerator[agent_pb2.CaptureEvent, None]
+Events: TypeAlias = AsyncGenerator[agent_pb2.CaptureEvent, None]
 
 #: Pack files in the staging directory at most, the open one among them.
 PACKS = 6
@@ -99,19 +98,17 @@ class PackerClient:
         """Close the open pack, if any, and yield it. Raises WorkerLost, StagingUnusable."""
         async with self._lock:
             for _ in range(DEATHS):
-                async with aclosing(self._redo()) as events:
-                    async for event in events:
-                        yield event
                 try:
-                    async with aclosing(
-                        self._exchange(_Capture(_NONE, messages.Flush()))
-                    ) as events:
+                    # Finds out whether the process has died since the last capture.
+                    await self._running()
+                    async with aclosing(self._flush()) as events:
                         async for event in events:
                             yield event
                 except WorkerDied:
                     continue
-                self._open.clear()
-                return
+                if not self._lost:
+                    self._open.clear()
+                    return
         raise WorkerLost("the packer died again and again when it had to close a pack")
 
     async def release(self, path: Path) -> None:
@@ -129,8 +126,8 @@ class PackerClient:
             assert capture.done is not None
             yield capture.done
 
-    async def _redo(self) -> Events:
-        """Do again what may have been lost."""
+    async def _flush(self) -> Events:
+        """Do again what may have been lost, and close the pack. Raises WorkerDied."""
         while self._lost:
             capture = self._lost.pop()
             before = capture.done
@@ -139,6 +136,9 @@ class PackerClient:
                     yield event
             if capture.done != before:
                 yield _skipped(capture, "has changed since it was captured, and was lost")
+        async with aclosing(self._exchange(_Capture(_NONE, messages.Flush()))) as events:
+            async for event in events:
+                yield event
 
     async def _persist(self, capture: _Capture) -> Events:
         """Do a capture, whatever it takes; yield its packs and set `done`."""
