@@ -334,7 +334,7 @@ def _deny(cidrs: list[str]) -> None:
     if pid == 0:
         status = EXIT_ROUTES
         try:
-            from sidecar.agent import routes  # noqa: PLC0415 - in the child only
+            from sidecar.agent import routes
 
             routes.deny(cidrs)
             status = 0

@@ -130,7 +130,7 @@ class Child:
 
 def _without_fsync() -> str:
     """Installs the filter in this process; says why not, since a build can do without."""
-    from sidecar.agent import nofsync  # noqa: PLC0415 - in the child only: the guard stays small
+    from sidecar.agent import nofsync
 
     try:
         nofsync.install()
