@@ -87,7 +87,9 @@ class Project:
 
 #: The scenarios by name: directories below the repository, and their one-line changes.
 CHANGES = {
-    "sample": Change("app/main.py", r"^REVISION = .*$", "REVISION = {}"),
+    "sample": Change(
+        "src/main.c", r"^static const int revision = .*$", "static const int revision = {};"
+    ),
     "smallfiles": Change("app/version", r"^revision .*$", "revision {}"),
     "large": Change("src/revision.h", r"^#define REVISION .*$", "#define REVISION {}"),
 }
@@ -99,6 +101,9 @@ def scenario(name: str, scratch: Path, base: str) -> Project:
         raise PerfError(f"there is no scenario {name}; there are {', '.join(CHANGES)}")
     source = SAMPLE if name == "sample" else SCENARIOS / name
     context = copy(source, scratch / name)
+    if name == "large":
+        # The same Python environment, locked once.
+        shutil.copy(SAMPLE / "requirements.txt", context)
     return Project(name, context, context / "Dockerfile", CHANGES[name], {"BASE": base})
 
 

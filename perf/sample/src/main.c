@@ -4,6 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* The benchmark changes this one value: a one-line change of the source. */
+static const int revision = 0;
+
 int main(int argc, char **argv)
 {
     if (argc != 2) {
@@ -21,6 +24,6 @@ int main(int argc, char **argv)
         fprintf(stderr, "prime-sum: out of memory\n");
         return 1;
     }
-    printf("%" PRId64 "\n", sum);
+    printf("%" PRId64 " %d\n", sum, revision);
     return 0;
 }
