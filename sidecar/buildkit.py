@@ -74,23 +74,23 @@ class BuildKit:
             [event.record.Ref async for event in self._stub.ListenBuildHistory(request)]
         )
 
+    async def ended_builds(self) -> list[BuildFinished]:
+        """Every ended build that the daemon remembers, those of earlier pods too."""
+        request = control_pb2.BuildHistoryRequest(EarlyExit=True)
+        return [
+            _finished(event.record)
+            async for event in self._stub.ListenBuildHistory(request)
+            if event.type == control_pb2.COMPLETE
+        ]
+
     async def builds(self) -> AsyncIterator[BuildEvent]:
         """Starts and ends of builds, from those under way now on."""
         request = control_pb2.BuildHistoryRequest(ActiveOnly=True)
         async for event in self._stub.ListenBuildHistory(request):
-            record = event.record
             if event.type == control_pb2.STARTED:
-                yield BuildStarted(record.Ref)
+                yield BuildStarted(event.record.Ref)
             elif event.type == control_pb2.COMPLETE:
-                took = record.CompletedAt.ToNanoseconds() - record.CreatedAt.ToNanoseconds()
-                failed = record.HasField("error")
-                yield BuildFinished(
-                    ref=record.Ref,
-                    seconds=max(took, 0) / 1e9,
-                    steps_cached=record.numCachedSteps,
-                    steps_total=record.numTotalSteps,
-                    error=(record.error.message or "failed") if failed else "",
-                )
+                yield _finished(event.record)
 
     async def prune(self, filters: Sequence[str] = (), max_used_space: int = 0) -> int:
         """Remove what matches and is not in use; return the bytes that were freed.
@@ -107,3 +107,15 @@ class BuildKit:
     async def close(self) -> None:
         """Close the connection; calls under way are cancelled."""
         await self._channel.close()
+
+
+def _finished(record: control_pb2.BuildHistoryRecord) -> BuildFinished:
+    took = record.CompletedAt.ToNanoseconds() - record.CreatedAt.ToNanoseconds()
+    failed = record.HasField("error")
+    return BuildFinished(
+        ref=record.Ref,
+        seconds=max(took, 0) / 1e9,
+        steps_cached=record.numCachedSteps,
+        steps_total=record.numTotalSteps,
+        error=(record.error.message or "failed") if failed else "",
+    )

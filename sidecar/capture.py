@@ -57,6 +57,7 @@ class Uploads:
         self._slots = asyncio.Semaphore(concurrency)
         self._failed: list[agent_pb2.PackFile] = []
         self.bytes = 0
+        self.packs = 0
 
     async def pack(self, pack: agent_pb2.PackFile) -> None:
         """Upload one pack, make its chunks known and let the agent delete the file.
@@ -91,6 +92,7 @@ class Uploads:
                 raise
             span.end()
         self.bytes += pack.size
+        self.packs += 1
         self._status.packed(pack.size)
         self._catalog.add_pack(
             pack.digest,

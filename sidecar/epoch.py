@@ -144,8 +144,8 @@ class Epoch:
     async def _complete(self, restorer: Restorer, *, blobs_only: bool) -> None:
         try:
             await restorer.complete(lambda key: key.is_blob or not blobs_only)
-        except* CorruptObject as problems:
-            raise Lost(str(problems.exceptions[0])) from problems
+        except CorruptObject as problem:
+            raise Lost(str(problem)) from problem
 
     async def start_daemon(self) -> None:
         """Start buildkitd on the root and wait for its answer.
@@ -169,6 +169,9 @@ class Epoch:
             if self.lost.done():
                 raise Lost(self.lost.result())
             span.end(version=await answering)
+            if not self._restarts:
+                # What earlier pods built is no news.
+                self._ended = {build.ref for build in await self._api.ended_builds()}
         except (NamespaceLostError, StartError) as problem:
             raise Lost(str(problem)) from problem
         except grpc.aio.AioRpcError as problem:
@@ -207,8 +210,14 @@ class Epoch:
                     task.cancel()
 
     async def active_builds(self) -> frozenset[str]:
-        """Refs of the builds under way."""
-        return await self._api.active_builds()
+        """Refs of the builds under way; of those that ended, ``finished`` knows all afterwards.
+
+        A client can see its build's end before the daemon's event has come here.
+        """
+        active = await self._api.active_builds()
+        for build in await self._api.ended_builds():
+            self._build_event(build)
+        return active
 
     def checkpointer(self) -> Checkpointer:
         """Return what takes pictures of this epoch; only while serving with a store."""
@@ -224,9 +233,9 @@ class Epoch:
         )
 
     @property
-    def uploaded_bytes(self) -> int:
-        """Bytes of packs that this epoch has put into the store."""
-        return self._uploads.bytes if self._uploads else 0
+    def uploaded(self) -> tuple[int, int]:
+        """Packs that this epoch has put into the store, and their bytes."""
+        return (self._uploads.packs, self._uploads.bytes) if self._uploads else (0, 0)
 
     async def close(self, grace: float) -> None:
         """Stop the daemon within ``grace`` seconds, then agent and namespace."""

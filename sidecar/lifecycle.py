@@ -65,6 +65,8 @@ async def run(settings: Settings, listener: socket.socket, status: Status) -> in
         life = Lifecycle(settings, listener, status, root, store, stop)
         await stack.enter_async_context(surface(settings, status, life))
         await life.run()
+    # Nobody listens any more.
+    await asyncio.to_thread(settings.endpoint_path.unlink, missing_ok=True)
     status.enter(Phase.STOPPED)
     return 0
 

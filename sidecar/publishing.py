@@ -16,7 +16,7 @@ from sidecar.checkpoint import NotIdle, Picture
 from sidecar.control import CheckpointReport
 from sidecar.epoch import Epoch
 from sidecar.publish import Publisher
-from sidecar.status import Generation, Status
+from sidecar.status import Generation, Phase, Status
 from sidecar.timeline import Kind
 
 log = structlog.get_logger(__name__)
@@ -81,15 +81,20 @@ class Publishing:
     async def drain(self) -> None:
         """Wait for the builds under way, then publish what is not published yet."""
         while True:
+            active = await self._epoch.active_builds()
             while not self._epoch.finished.empty():
                 self._note(self._epoch.finished.get_nowait())
-            if await self._epoch.active_builds():
+            if active:
                 self._note(await self._epoch.finished.get())
             elif self._tasks:
                 await asyncio.wait(self._tasks)
-            elif not self.dirty or (await self.checkpoint()).published:
+            elif not self.dirty:
                 return
             else:
+                self._status.enter(Phase.PUBLISHING)
+                if (await self.checkpoint()).published:
+                    return
+                self._status.enter(Phase.DRAINING)
                 await asyncio.sleep(_AGAIN_AFTER)
 
     def _note(self, build: BuildFinished) -> None:
@@ -117,7 +122,7 @@ class Publishing:
     async def _checkpoint(self) -> CheckpointReport:
         async with self._one_at_a_time:
             began = time.monotonic()
-            before = self._epoch.uploaded_bytes
+            packs, size = self._epoch.uploaded
             span = self._status.begin(Kind.CHECKPOINT, "checkpoint")
             try:
                 # Builds that end from here on are not in the picture.
@@ -128,6 +133,7 @@ class Publishing:
                 self._published = ended
             except NotIdle as busy:
                 self._status.skipped_checkpoint("busy")
+                log.info("checkpoint skipped", reason=str(busy))
                 return self._nothing(began, str(busy))
             except (BuildsvcError, OSError) as problem:
                 self._status.failed(problem)
@@ -148,8 +154,8 @@ class Publishing:
                 seconds=round(time.monotonic() - began, 3),
                 snapshots=len(picture.snapshots),
                 blobs=len(picture.blobs),
-                packs=0,
-                uploaded_bytes=self._epoch.uploaded_bytes - before,
+                packs=self._epoch.uploaded[0] - packs,
+                uploaded_bytes=self._epoch.uploaded[1] - size,
             )
 
     async def _publish(self, picture: Picture) -> Generation:

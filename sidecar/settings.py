@@ -138,9 +138,6 @@ class Settings(BaseModel):
     grace: Annotated[Duration, Field(ge=0)] = _setting(
         "600s", "Time from SIGTERM to the end, publishing included.", "DURATION", _CACHE
     )
-    pack_level: Annotated[int, Field(ge=1, le=19)] = _setting(
-        3, "zstd level of what is stored.", "1-19", _CACHE
-    )
 
     max_used_space: Annotated[Size, Field(ge=1_000_000)] | None = _setting(
         None,

@@ -82,7 +82,6 @@ def test_every_setting_can_be_set_by_every_source(config: Path, tmp_path: Path) 
         "restore": "complete",
         "demand_timeout": "35s",
         "grace": "1h",
-        "pack_level": "19",
         "max_used_space": "20GB",
         "buildkitd_config": "/b.toml",
         "buildkitd": "bk",
@@ -122,7 +121,7 @@ def test_yaml_switches_and_lists_are_understood(config: Path) -> None:
 
 
 def test_all_errors_come_at_once_each_with_its_origin(config: Path) -> None:
-    config.write_text("grcae: 1\npack_level: 99\n")
+    config.write_text("grcae: 1\ndownload_concurrency: 999\n")
     with pytest.raises(ConfigError) as caught:
         load(
             {"demand_timeout": "36s", "tls": "maybe"},
@@ -136,7 +135,7 @@ def test_all_errors_come_at_once_each_with_its_origin(config: Path) -> None:
         "BUILDSVC_LISTEN: 'nowhere' is not an address",
         "BUILDSVC_STROE: no such setting; did you mean store?",
         f"{config}: grcae: no such setting; did you mean grace?",
-        f"{config}: pack_level: ",
+        f"{config}: download_concurrency: ",
     ]:
         assert any(line.startswith(part) for line in lines), (part, lines)
     assert caught.value.exit_code == 78
