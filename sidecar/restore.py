@@ -22,6 +22,9 @@ from sidecar.timeline import Kind
 #: Objects that are prefetched at the same time: enough to overlap one's last worker with
 #: the next one's first download.
 _OPEN_PREFETCHES = 3
+#: How one object cannot be had: the store or its bytes, the local disk, the agent. The last
+#: is gRPC's for a write to a call that ended while the segment was downloaded.
+_FAILURES = (BuildsvcError, OSError, grpc.aio.AioRpcError, asyncio.InvalidStateError)
 
 
 class Urgency(IntEnum):
@@ -125,19 +128,19 @@ class Restorer:
             CorruptObject: one of them cannot be had.
         """
         chosen = [item for key, item in self._objects.items() if wanted(key)]
-        async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
-            try:
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
                 for item in chosen:
                     self._start(item)
                 while not all(item.done for item in chosen):
                     self._wake.clear()
                     await self._wake.wait()
-                    failed = [i for i in chosen if i.failed]
-                    if failed:
+                    if failed := [item for item in chosen if item.failed]:
                         raise CorruptObject(f"{failed[0].key.name} could not be restored")
-            finally:
-                self._tasks = None
+        except ExceptionGroup as failures:
+            raise _first(failures) from None
+        finally:
+            self._tasks = None
 
     def _prefetch(self) -> None:
         while self._open < _OPEN_PREFETCHES:
@@ -170,12 +173,12 @@ class Restorer:
             await fill.run()
             item.done = True
             span.end("ok", why=item.why, bytes=item.content.stored)
-        except BuildsvcError as failure:
-            self._status.failed(failure)
-            span.end("failed", why=item.why, error=str(failure))
         except grpc.aio.AioRpcError as failure:
             self._status.failed(failure)
             span.end("failed", why=item.why, error=failure.details() or failure.code().name)
+        except _FAILURES as failure:
+            self._status.failed(failure)
+            span.end("failed", why=item.why, error=str(failure))
         finally:
             self._open -= 1
             span.end("cancelled")
@@ -229,12 +232,13 @@ class _Fill:
                 await self._all_served.wait()
                 await self._call.done_writing()
                 await answers
-        except* (BuildsvcError, grpc.aio.AioRpcError) as failures:
-            raise failures.exceptions[0] from None
+        except ExceptionGroup as failures:
+            raise _first(failures) from None
         finally:
             self._call.cancel()
             for plan in self._staged.values():
                 self._downloads.released(plan)
+            await asyncio.to_thread(_unlink, list(self._staged))
 
     def _add(self, group: asyncio.TaskGroup, plans: Sequence[SegmentPlan]) -> None:
         self._outstanding += len(plans)
@@ -269,3 +273,14 @@ class _Fill:
             raise CorruptObject(f"{self._key.name}: chunks are corrupt in the store")
         self._retried |= again
         self._add(group, list(cut((i, self._content.data[i]) for i in sorted(again))))
+
+
+def _first(failures: ExceptionGroup[Exception]) -> Exception:
+    """Return what a fetch failed of, or the whole group if part of it is a defect."""
+    _, defects = failures.split(_FAILURES)
+    return defects or failures.exceptions[0]
+
+
+def _unlink(paths: Sequence[str]) -> None:
+    for path in paths:
+        Path(path).unlink(missing_ok=True)
