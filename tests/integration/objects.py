@@ -1,0 +1,109 @@
+"""An object server in the test's own event loop: a test can interfere with each request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from buildsvc.store.local import LocalStore
+from perf.objectserver import ObjectServer
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a sidecar asks of the store. ``done``: it has been carried out, not yet answered."""
+
+    method: str
+    name: str
+    done: bool = False
+
+    @property
+    def writes(self) -> bool:
+        """Whether it changes the store."""
+        return self.method == "PUT"
+
+
+#: Called before and after each request is carried out. An answer that it returns is given
+#: instead of the real one.
+Hook = Callable[[Request], Awaitable[web.StreamResponse | None]]
+
+
+async def undisturbed(_: Request) -> None:
+    """Let everything pass."""
+
+
+class Objects:
+    """The server; ``hook`` may be changed at any time."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.url = ""
+        self.hook: Hook = undisturbed
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, port: int = 0) -> None:
+        """Serve, on the port of before if one is given."""
+        application = ObjectServer(LocalStore(self.directory)).application()
+        application.middlewares.append(self._watched)
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", port).start()
+        host, bound = self._runner.addresses[0][:2]
+        self.url = f"http://{host}:{bound}"
+
+    async def die(self) -> None:
+        """Drop every connection and refuse new ones."""
+        if self._runner is not None:
+            runner, self._runner = self._runner, None
+            await runner.cleanup()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the objects that there are."""
+        files = (path for path in self.directory.rglob("*") if path.is_file())
+        names = (str(path.relative_to(self.directory)) for path in files)
+        return sorted(name for name in names if not name.startswith("."))
+
+    @property
+    def heads(self) -> list[int]:
+        """Numbers of the published generations, of all keys."""
+        return sorted(int(name.rpartition("/")[2]) for name in self.names if "/heads/" in name)
+
+    @property
+    def packs(self) -> list[Path]:
+        """Files of the packs."""
+        return [self.directory / name for name in self.names if name.startswith("packs/")]
+
+    @web.middleware
+    async def _watched(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        name = request.match_info.get("name") or request.query.get("prefix", "")
+        method = request.method if request.match_info.get("name") else "LIST"
+        if (instead := await self.hook(Request(method, name))) is not None:
+            return instead
+        answer = await handler(request)
+        instead = await self.hook(Request(method, name, done=True))
+        return answer if instead is None else instead
+
+
+@asynccontextmanager
+async def objects(directory: Path) -> AsyncIterator[Objects]:
+    """Serve a directory for the time of a block."""
+    server = Objects(directory)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.die()
+
+
+async def never(_: Request) -> web.StreamResponse:
+    """Accept the request and say nothing more."""
+    await asyncio.Event().wait()
+    raise AssertionError("unreachable")
