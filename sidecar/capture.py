@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc.aio
+
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.catalog import Catalog
@@ -128,6 +130,9 @@ class Captures:
                 if name not in self.trees:
                     request = agent_pb2.CaptureRequest(snapshots=[name], idle=True)
                     await self.capture(request)
+            except grpc.aio.AioRpcError:
+                # One that fails is captured by the checkpoint; a dead agent is the epoch's matter.
+                continue
             finally:
                 self._committed.task_done()
 
@@ -154,8 +159,16 @@ class Captures:
                         )
                     case _:
                         key = ObjectKey.from_proto(event.skipped.object)
+                        self._forget(key)
                         skipped.append((key, event.skipped.reason))
         return skipped
+
+    def _forget(self, key: ObjectKey) -> None:
+        """Take back what the agent's packer lost and could not capture again."""
+        if key.is_blob:
+            self.blobs.pop(key.name, None)
+        else:
+            self.trees.pop(key.name, None)
 
 
 def _tree(message: agent_pb2.CapturedTree) -> CapturedTree:

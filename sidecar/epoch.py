@@ -214,9 +214,13 @@ class Epoch:
 
         A client can see its build's end before the daemon's event has come here.
         """
-        active = await self._api.active_builds()
-        for build in await self._api.ended_builds():
-            self._build_event(build)
+        try:
+            active = await self._api.active_builds()
+            for build in await self._api.ended_builds():
+                self._build_event(build)
+        except grpc.aio.AioRpcError:
+            # The daemon is gone, and its builds with it.
+            return frozenset()
         return active
 
     def checkpointer(self) -> Checkpointer:
