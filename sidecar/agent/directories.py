@@ -49,6 +49,10 @@ class Directories:
         """Absolute path of the mount point of a pinned overlay."""
         return f"{self._root}/{number}/merged"
 
+    def upper(self, number: int) -> list[str]:
+        """Mount options for a client that mounts the overlay of this layer itself."""
+        return [f"workdir={self._root}/{number}/work", f"upperdir={self.layer(number)}"]
+
     async def adopt(self, known: set[int]) -> None:
         """Takes over the mounts of an earlier process and throws away directories not `known`."""
         pinned, strange = await self._run(lambda: _survey(self._root, known))
@@ -66,9 +70,9 @@ class Directories:
         """Returns when everything thrown away so far is deleted."""
         await self._trash.emptied()
 
-    async def create(self, number: int, owner: int | None) -> None:
-        """An empty layer, owned like the layer `owner`."""
-        await self._run(lambda: _make_layer(number, owner))
+    async def create(self, number: int, owner: int | None, *, work: bool = False) -> None:
+        """An empty layer, owned like the layer `owner`; with a work directory beside it."""
+        await self._run(lambda: _make_layer(number, owner, work=work))
 
     async def begin(self, number: int) -> None:
         """A layer to be filled, empty or as an earlier attempt left it."""
@@ -123,7 +127,7 @@ class Directories:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
 
-def _make_layer(number: int, owner: int | None) -> None:
+def _make_layer(number: int, owner: int | None, *, work: bool) -> None:
     os.mkdir(f"{number}", 0o700)
     layer = f"{number}/fs"
     os.mkdir(layer)
@@ -132,6 +136,8 @@ def _make_layer(number: int, owner: int | None) -> None:
     if owner is not None:
         stat = os.lstat(f"{owner}/fs")
         os.chown(layer, stat.st_uid, stat.st_gid, follow_symlinks=False)
+    if work:
+        os.mkdir(f"{number}/work", 0o711)
 
 
 def _mount(number: int, lower: Sequence[int], *, writable: bool) -> None:

@@ -66,6 +66,8 @@ class Row(msgspec.Struct):
     usage: Usage | None = None
     lazy: bool = False
     """The bytes are not on disk yet."""
+    direct: bool = False
+    """Active, and written to in its own directory instead of through an overlay."""
 
     def field(self, path: Sequence[str]) -> str | None:
         """Looks up a field for List's filters."""
@@ -173,10 +175,12 @@ class SnapshotIndex:
         *,
         labels: Mapping[str, str],
         now_ns: int,
+        direct: bool = False,
     ) -> Row:
         """Adds an active snapshot or a view. Raises NotFound, AlreadyExists, InvalidArgument."""
         self.check_create(key, parent)
-        row = Row(number, key, parent, kind, _without_empty(labels), now_ns, now_ns)
+        labels = _without_empty(labels)
+        row = Row(number, key, parent, kind, labels, now_ns, now_ns, direct=direct)
         self._add(row)
         return row
 

@@ -37,7 +37,9 @@ class SnapshotsService(pb_grpc.SnapshotsServicer):
         self, request: pb.PrepareSnapshotRequest, context: Context
     ) -> pb.PrepareSnapshotResponse:
         async with statuses(context):
-            made = await self._snapshotter.prepare(request.key, request.parent, request.labels)
+            made = await self._snapshotter.prepare(
+                request.key, request.parent, request.labels, direct=_is_merge(request, context)
+            )
             return pb.PrepareSnapshotResponse(mounts=_mounts(made))
 
     async def View(  # noqa: N802
@@ -103,6 +105,19 @@ class SnapshotsService(pb_grpc.SnapshotsServicer):
         async with statuses(context):
             await self._snapshotter.cleanup()
             return Empty()
+
+
+def _is_merge(request: pb.PrepareSnapshotRequest, context: Context) -> bool:
+    """Whether BuildKit's MergeOp (`COPY --link`) prepares this snapshot.
+
+    It writes to the upper directory that it finds in an overlay's options, with hard links from
+    other layers, and counts what it finds there; given the whole tree it would copy, and count the
+    layers below as its own. Only merges and extractions call under a lease, which is sent as a
+    header (BuildKit, `snapshot/merge.go` and `cache/refs.go`). Neither answer breaks anything.
+    """
+    leased = any(key == "containerd-lease" for key, _ in context.invocation_metadata() or ())
+    # As in "buildkit/7/extract-…".
+    return leased and not request.key.rpartition("/")[2].startswith("extract-")
 
 
 def _mounts(made: Sequence[Mount]) -> list[mount_pb2.Mount]:

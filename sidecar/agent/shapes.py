@@ -33,12 +33,16 @@ class Shapes:
     def __init__(self, directories: Directories) -> None:
         self._directories = directories
 
-    async def mounts(self, number: int, kind: Kind, chain: Sequence[int]) -> list[Mount]:
+    async def mounts(
+        self, number: int, kind: Kind, chain: Sequence[int], *, direct: bool
+    ) -> list[Mount]:
         """For a snapshot of this id on a chain of others, the topmost first. Raises OSError."""
         layer = self._directories.layer
         if kind is Kind.ACTIVE:
             if not chain:
                 return [Mount("bind", layer(number), ["rw", "rbind"])]
+            if direct:
+                return [self._overlay(chain, self._directories.upper(number))]
             await self._directories.pin(number, chain, writable=True)
             return [Mount("bind", self._directories.merged(number), ["rw", "rbind"])]
         if len(chain) <= 1:
@@ -46,8 +50,11 @@ class Shapes:
         if not _fits(chain):
             await self._directories.pin(number, chain, writable=False)
             return [Mount("bind", self._directories.merged(number), ["ro", "rbind"])]
-        lower = "lowerdir=" + ":".join(layer(ancestor) for ancestor in chain)
-        return [Mount("overlay", "overlay", [lower, *OVERLAY_OPTIONS])]
+        return [self._overlay(chain, [])]
+
+    def _overlay(self, chain: Sequence[int], upper: list[str]) -> Mount:
+        lower = "lowerdir=" + ":".join(self._directories.layer(number) for number in chain)
+        return Mount("overlay", "overlay", [*upper, lower, *OVERLAY_OPTIONS])
 
 
 def _fits(chain: Sequence[int]) -> bool:

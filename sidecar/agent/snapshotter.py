@@ -62,13 +62,15 @@ class Snapshotter:
         self.touched: dict[int, int] = {}
         """By row id: the sequence number of the last call that mounted or changed it."""
 
-    async def prepare(self, key: str, parent: str, labels: Mapping[str, str]) -> list[Mount]:
-        """Creates an active snapshot."""
-        return await self._create(Kind.ACTIVE, key, parent, labels)
+    async def prepare(
+        self, key: str, parent: str, labels: Mapping[str, str], *, direct: bool = False
+    ) -> list[Mount]:
+        """Creates an active snapshot. `direct`: the client writes to the layer itself."""
+        return await self._create(Kind.ACTIVE, key, parent, labels, direct=direct)
 
     async def view(self, key: str, parent: str, labels: Mapping[str, str]) -> list[Mount]:
         """Creates a read-only snapshot."""
-        return await self._create(Kind.VIEW, key, parent, labels)
+        return await self._create(Kind.VIEW, key, parent, labels, direct=False)
 
     async def mounts(self, key: str) -> list[Mount]:
         """How to mount an active snapshot or a view. Waits until its layers are on disk."""
@@ -166,26 +168,28 @@ class Snapshotter:
         await self._file.flush()
 
     async def _create(
-        self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]
+        self, kind: Kind, key: str, parent: str, labels: Mapping[str, str], *, direct: bool
     ) -> list[Mount]:
         await self._require(self._index.check_create(key, parent))
-        return await self._whole(lambda: self._create_now(kind, key, parent, labels))
+        return await self._whole(lambda: self._create_now(kind, key, parent, labels, direct=direct))
 
     async def _create_now(
-        self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]
+        self, kind: Kind, key: str, parent: str, labels: Mapping[str, str], *, direct: bool
     ) -> list[Mount]:
         async with self._changing:
             chain = self._index.check_create(key, parent)
             number = self._index.reserve_id()
             try:
                 if kind is Kind.ACTIVE or not chain:
-                    await self._directories.create(number, chain[0].id if chain else None)
-                mounts = await self._shapes.mounts(number, kind, [row.id for row in chain])
+                    owner = chain[0].id if chain else None
+                    await self._directories.create(number, owner, work=direct)
+                layers = [row.id for row in chain]
+                mounts = await self._shapes.mounts(number, kind, layers, direct=direct)
             except BaseException:
                 await self._directories.discard(number)
                 raise
             row = self._index.create(
-                number, kind, key, parent, labels=labels, now_ns=self._now_ns()
+                number, kind, key, parent, labels=labels, now_ns=self._now_ns(), direct=direct
             )
             self._touch(row)
         await self._file.flush()
@@ -197,7 +201,7 @@ class Snapshotter:
             chain = [ancestor.id for ancestor in self._index.chain(row.parent)]
             if row.kind is Kind.ACTIVE:
                 self._touch(row)
-            return await self._shapes.mounts(row.id, row.kind, chain)
+            return await self._shapes.mounts(row.id, row.kind, chain, direct=row.direct)
 
     async def _commit(self, name: str, key: str, parent: str, labels: Mapping[str, str]) -> None:
         async with self._changing:

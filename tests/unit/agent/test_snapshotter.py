@@ -137,6 +137,18 @@ async def test_the_shapes_of_mounts(world: World) -> None:
     assert os.listdir(empty.source) == []
 
 
+async def test_a_merge_writes_to_the_layer_itself(world: World) -> None:
+    await commit(world, "base")
+    shape = await world.snapshotter.prepare("merge", "base", {}, direct=True)
+    number = world.snapshotter.stat("merge").id
+    own = f"{world.root}/{number}"
+    options = [f"workdir={own}/work", f"upperdir={own}/fs", f"lowerdir={world.root}/1/fs"]
+    assert shape == [Mount("overlay", "overlay", [*options, "index=off", "userxattr"])]
+    assert await world.snapshotter.mounts("merge") == shape
+    assert Path(own, "work").is_dir()
+    assert not world.directories.mounted
+
+
 async def test_a_view_of_too_many_layers_for_mount_is_pinned(world: World) -> None:
     parent = ""
     for number in range(620):
