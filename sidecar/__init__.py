@@ -1,1 +1,1 @@
-"""The two processes beside a build: the sidecar outside the user namespace and the agent inside it."""
+"""The two processes beside a build: the sidecar, and the agent inside the user namespace."""

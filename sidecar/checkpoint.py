@@ -75,6 +75,7 @@ class Checkpointer:
         agent: AgentClient,
         captures: Captures,
         uploads: Uploads,
+        *,
         restored: cache_pb2.Root | None,
         scratch: Path,
         max_used_space: int,

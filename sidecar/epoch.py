@@ -24,7 +24,7 @@ from sidecar.guardclient import AgentExited, DaemonExited, Namespace, NamespaceL
 from sidecar.launch import Launch
 from sidecar.locate import Found, Loadable, loadable
 from sidecar.paths import EpochPaths
-from sidecar.plan import ObjectKey, Plan
+from sidecar.plan import ObjectKey
 from sidecar.restore import Restorer
 from sidecar.settings import Settings
 from sidecar.status import Status
@@ -44,7 +44,7 @@ _RESTARTS = 2
 
 
 class Lost(Exception):
-    """This epoch's root must be thrown away; the text says why."""
+    """The epoch's root must be thrown away; the text says why."""
 
 
 class Epoch:
@@ -60,6 +60,7 @@ class Epoch:
         paths: EpochPaths,
         namespace: Namespace,
         launch: Launch,
+        *,
         store: Store | None,
         status: Status,
     ) -> None:
@@ -225,15 +226,16 @@ class Epoch:
 
     def checkpointer(self) -> Checkpointer:
         """Return what takes pictures of this epoch; only while serving with a store."""
-        assert self._captures is not None and self._uploads is not None
+        assert self._captures is not None
+        assert self._uploads is not None
         return Checkpointer(
             Daemon(self._daemon, self._paths.buildkit, self._api),
             self._agent,
             self._captures,
             self._uploads,
-            self.restored,
-            self._paths.scratch,
-            self._launch.max_used_space,
+            restored=self.restored,
+            scratch=self._paths.scratch,
+            max_used_space=self._launch.max_used_space,
         )
 
     @property
@@ -338,4 +340,4 @@ class Epoch:
             )
             self.finished.put_nowait(event)
         if self._restorer is not None:
-            self._restorer.build_runs(bool(self._builds))
+            self._restorer.build_runs(running=bool(self._builds))

@@ -62,7 +62,7 @@ async def run(settings: Settings, listener: socket.socket, status: Status) -> in
     async with AsyncExitStack() as stack:
         root = await stack.enter_async_context(rootdir.locked(settings.root))
         store = await stack.enter_async_context(_store(settings))
-        life = Lifecycle(settings, listener, status, root, store, stop)
+        life = Lifecycle(settings, listener, status, root, store=store, stop=stop)
         await stack.enter_async_context(surface(settings, status, life))
         await life.run()
     # Nobody listens any more.
@@ -104,6 +104,7 @@ class Lifecycle:
         listener: socket.socket,
         status: Status,
         root: rootdir.RootDirectory,
+        *,
         store: Store | None,
         stop: asyncio.Event,
     ) -> None:
@@ -189,7 +190,9 @@ class Lifecycle:
         await asyncio.to_thread(self._launch.write_config, paths)
         self._status.epoch = number
         namespace = Namespace(self._namespace_options(paths))
-        epoch = Epoch(self._settings, paths, namespace, self._launch, self._store, self._status)
+        epoch = Epoch(
+            self._settings, paths, namespace, self._launch, store=self._store, status=self._status
+        )
         admitted = False
         try:
             await self._restored(epoch, cold)
@@ -197,7 +200,6 @@ class Lifecycle:
             await epoch.start_daemon()
             admitted = True
             await self._serve(epoch)
-            return ""
         except Lost as lost:
             if epoch.restored is None and not admitted:
                 raise EnvironmentUnfit(
@@ -205,6 +207,8 @@ class Lifecycle:
                     advice=f"see {self._root.path / 'logs' / 'daemon.log'}",
                 ) from lost
             return self._lost(number, str(lost), admitted=admitted)
+        else:
+            return ""
         finally:
             await epoch.close(_STOP_WITHIN / 2)
 

@@ -33,7 +33,8 @@ async def paused(pid: int) -> AsyncIterator[None]:
     os.kill(pid, signal.SIGSTOP)
     try:
         async with asyncio.timeout(_STOP_WITHIN):
-            while not await asyncio.to_thread(_all_stopped, pid):
+            # Only a parent is told of a stop; this process is none.
+            while not await asyncio.to_thread(_all_stopped, pid):  # noqa: ASYNC110
                 await asyncio.sleep(_LOOK_EVERY)
         yield
     except TimeoutError:

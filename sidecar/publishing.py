@@ -24,6 +24,11 @@ log = structlog.get_logger(__name__)
 #: Seconds until the next try when the daemon was at work without a build: its own
 #: collection runs 1 s after each one.
 _AGAIN_AFTER = 1.0
+#: Seconds between tries at most while the store fails, the daemon being idle.
+_AGAIN_AT_MOST = 60.0
+#: Tries before the end, each with the store's own retries: a store that is dead or refuses
+#: would otherwise keep every pod for its whole grace period.
+_LAST_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class Publishing:
         self._cold_seconds = 0.0
         self._ended = 0
         self._published = 0
+        #: Checkpoints in a row that failed for more than a busy daemon.
+        self._failures = 0
 
     @property
     def dirty(self) -> bool:
@@ -69,7 +76,8 @@ class Publishing:
         while True:
             again = self.dirty and not await self._epoch.active_builds()
             try:
-                async with asyncio.timeout(_AGAIN_AFTER if again else None):
+                pause = min(_AGAIN_AFTER * 2**self._failures, _AGAIN_AT_MOST)
+                async with asyncio.timeout(pause if again else None):
                     self._note(await self._epoch.finished.get())
             except TimeoutError:
                 pass
@@ -80,6 +88,7 @@ class Publishing:
 
     async def drain(self) -> None:
         """Wait for the builds under way, then publish what is not published yet."""
+        self._failures = 0
         while True:
             active = await self._epoch.active_builds()
             while not self._epoch.finished.empty():
@@ -88,7 +97,7 @@ class Publishing:
                 self._note(await self._epoch.finished.get())
             elif self._tasks:
                 await asyncio.wait(self._tasks)
-            elif not self.dirty:
+            elif not self.dirty or self._failures >= _LAST_TRIES:
                 return
             else:
                 self._status.enter(Phase.PUBLISHING)
@@ -130,15 +139,16 @@ class Publishing:
                 picture = await self._epoch.checkpointer().take()
                 span.end(snapshots=len(picture.snapshots), blobs=len(picture.blobs))
                 generation = await self._publish(picture)
-                self._published = ended
+                self._published, self._failures = ended, 0
             except NotIdle as busy:
                 self._status.skipped_checkpoint("busy")
                 log.info("checkpoint skipped", reason=str(busy))
                 return self._nothing(began, str(busy))
             except (BuildsvcError, OSError) as problem:
+                self._failures += 1
                 self._status.failed(problem)
                 self._status.skipped_checkpoint("failed")
-                log.error("nothing published", reason=str(problem))
+                log.warning("nothing published", reason=str(problem))
                 return self._nothing(began, str(problem))
             except grpc.aio.AioRpcError as problem:
                 # The daemon or the agent is gone: the epoch's own watchers decide what follows.

@@ -1,4 +1,4 @@
-"""Putting a generation's snapshots and blobs on disk: what is demanded first, the rest ahead of it."""
+"""Putting a generation's snapshots and blobs on disk: demands first, the rest ahead of them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Restorer:
         if self._tasks is not None:
             self._tasks.create_task(self._watch_demand(wanted), name=f"demand {key.name}")
 
-    def build_runs(self, running: bool) -> None:
+    def build_runs(self, *, running: bool) -> None:
         """Hold back what no trace names while a build runs."""
         self._calm = not running
         self._wake.set()

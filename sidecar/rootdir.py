@@ -19,7 +19,7 @@ _LOOK_EVERY = 0.05
 
 @dataclass(frozen=True)
 class RootDirectory:
-    """The locked directory. ``namespace_lock`` goes to the guard, which outlives a killed sidecar."""
+    """The locked directory; ``namespace_lock`` goes to the guard, which outlives a sidecar."""
 
     path: Path
     namespace_lock: int
@@ -62,7 +62,7 @@ async def _wait_for_namespace(path: Path, lock: int) -> None:
     """Wait for the guard of a killed sidecar; flock(2) cannot be awaited with a time-out."""
     try:
         async with asyncio.timeout(_LEFT_OVER_WITHIN):
-            while not _try_lock(lock):
+            while not _try_lock(lock):  # noqa: ASYNC110
                 await asyncio.sleep(_LOOK_EVERY)
     except TimeoutError:
         raise RootInUse(

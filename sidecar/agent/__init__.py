@@ -1,1 +1,1 @@
-"""The process inside the user namespace: snapshotter for buildkitd, packer and unpacker for the sidecar."""
+"""Inside the user namespace: the snapshotter, leases, and packing. No network, no secrets."""
