@@ -76,7 +76,7 @@ class Publishing:
         while True:
             again = self.dirty and not await self._epoch.active_builds()
             try:
-                pause = min(_AGAIN_AFTER * 2**self._failures, _AGAIN_AT_MOST)
+                pause = min(_AGAIN_AFTER * 2 ** min(self._failures, 6), _AGAIN_AT_MOST)
                 async with asyncio.timeout(pause if again else None):
                     self._note(await self._epoch.finished.get())
             except TimeoutError:
