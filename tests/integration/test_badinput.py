@@ -1,0 +1,198 @@
+"""What cannot work is refused with an exit code and a text that says what to do."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.sidecars import (
+    BASE,
+    Finished,
+    Pod,
+    command,
+    context,
+    pod,
+    sidecar,
+)
+
+pytestmark = pytest.mark.integration
+
+
+async def run(directory: Path, *flags: str, path: str | None = None) -> Finished:
+    """Start a sidecar that is expected to end by itself."""
+    usual = {"root": directory / "root", "listen": "127.0.0.1:0", "http-listen": "off"}
+    given = [flag.split("=")[0] for flag in flags]
+    missing = [f"--{name}={value}" for name, value in usual.items() if f"--{name}" not in given]
+    env = {"PATH": path} if path else None
+    return await sidecar("run", "--log-format=human", *missing, *flags, env=env)
+
+
+async def test_a_taken_port(directory: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = await run(directory, f"--listen=127.0.0.1:{port}")
+    assert ended.code == 69
+    assert f"cannot listen on 127.0.0.1:{port}" in ended.err
+    assert "another process listens there" in ended.err
+
+
+@pytest.mark.parametrize("program", ["buildkitd", "runc", "rootlesskit"])
+async def test_a_missing_program(program: str, directory: Path) -> None:
+    ended = await run(directory, f"--{program}=no-such-{program}")
+    assert ended.code == 69
+    assert f"{program} cannot be run" in ended.err
+    assert f"no-such-{program}" in ended.err
+    assert "what to do:" in ended.err
+
+
+async def test_a_daemon_that_says_no_version(directory: Path) -> None:
+    ended = await run(directory, "--buildkitd=/bin/echo")
+    assert ended.code == 69
+    assert "does not say its version" in ended.err
+
+
+async def test_a_daemon_that_ends_at_once(directory: Path) -> None:
+    fake = directory / "buildkitd"
+    fake.write_text("#!/bin/sh\necho buildkitd github.com/moby/buildkit v0.33.1 abc\n")
+    fake.chmod(0o755)
+    ended = await run(directory, f"--buildkitd={fake}")
+    assert ended.code == 69
+    assert "buildkitd does not start on an empty root" in ended.err
+    assert "daemon.log" in ended.err
+
+
+async def test_a_machine_without_newuidmap(directory: Path) -> None:
+    """Nobody maps the subordinate uids then: as on a machine without user namespaces."""
+    programs = directory / "bin"
+    programs.mkdir()
+    for name in ("buildkitd", "runc", "rootlesskit", "slirp4netns", "ip", "mount", "nice", "sh"):
+        if found := shutil.which(name):
+            (programs / name).symlink_to(found)
+    ended = await run(directory, path=str(programs))
+    assert ended.code == 69
+    assert "newuidmap" in ended.err
+
+
+async def test_a_root_that_cannot_be_written(directory: Path) -> None:
+    closed = directory / "closed"
+    closed.mkdir(mode=0o555)
+    ended = await run(directory, f"--root={closed / 'root'}")
+    assert ended.code == 73
+    assert str(closed / "root") in ended.err
+    assert "Permission denied" in ended.err
+
+
+async def test_a_root_that_is_a_file(directory: Path) -> None:
+    (directory / "file").write_text("")
+    ended = await run(directory, f"--root={directory / 'file'}")
+    assert ended.code == 73
+    assert "what to do:" in ended.err
+
+
+async def test_a_store_that_is_a_file_starts_cold(directory: Path) -> None:
+    (directory / "file").write_text("mine")
+    place = context(directory / "context", BASE + "RUN echo hello > /hello\n")
+    async with pod(directory / "root", f"--store={directory / 'file'}") as one:
+        assert (await one.status())["by"]["cold_starts"] == {"store-unavailable": 1}
+        await one.build(place)
+        assert await one.stop() == 0
+        assert "is not a store" in one.log
+    assert (directory / "file").read_text() == "mine"
+
+
+async def test_two_sidecars_on_one_root(directory: Path) -> None:
+    async with Pod(directory / "root") as one:
+        await one.ready()
+        ended = await run(directory)
+        assert ended.code == 75
+        assert "another sidecar works in" in ended.err
+        assert (await one.status())["ready"]
+
+
+async def test_wrong_settings_are_told_all_at_once(directory: Path) -> None:
+    config = directory / "sidecar.yaml"
+    config.write_text("demand_timeout: 90s\nno_such_thing: 1\n")
+    ended = await run(
+        directory,
+        f"--config={config}",
+        "--unpack-workers=777",
+        "--deny-cidr=10.0.0.0/99",
+        "--publish=maybe",
+    )
+    assert ended.code == 78
+    for word in ("demand_timeout", "no_such_thing", "unpack-workers", "deny-cidr", "publish"):
+        assert word in ended.err or word.replace("-", "_") in ended.err
+    assert not (directory / "root").exists()
+
+
+async def test_an_unknown_flag(directory: Path) -> None:
+    ended = await run(directory, "--no-such-flag=1")
+    assert ended.code == 64
+    assert "--no-such-flag" in ended.err
+
+
+async def test_a_store_of_no_known_kind(directory: Path) -> None:
+    ended = await run(directory, "--store=ftp://example.org/cache")
+    assert ended.code == 78
+    assert "ftp://example.org/cache" in ended.err
+
+
+async def test_a_daemon_config_that_contradicts(directory: Path) -> None:
+    config = directory / "buildkitd.toml"
+    config.write_text('root = "/elsewhere"\n')
+    ended = await run(directory, f"--buildkitd-config={config}")
+    assert ended.code == 78
+    assert str(config) in ended.err
+    assert "/elsewhere" in ended.err
+
+
+async def test_plain_tcp_where_steps_reach_it(directory: Path) -> None:
+    ended = await run(directory, "--network=host", "--tls=off")
+    assert ended.code == 78
+    assert "--allow-reachable-endpoint" in ended.err
+
+
+async def test_a_command_without_a_sidecar(directory: Path) -> None:
+    for name in ("status", "checkpoint"):
+        ended = await sidecar(name, f"--root={directory / 'root'}")
+        assert ended.code == 69
+        assert "no sidecar answers" in ended.err
+
+
+_FULL = """\
+set -e
+rm /etc/subuid /etc/subgid
+echo root:1:60000 | tee /etc/subuid > /etc/subgid
+mount -t tmpfs -o size=$SIZE tmpfs "$DISK"
+exec "$PYTHON" -m sidecar run --root="$DISK/root" --listen=127.0.0.1:0 --http-listen=off \
+    --network=host --tls=on --log-format=human --endpoint-file="$ENDPOINT" "$@"
+"""
+
+
+async def on_small_disk(directory: Path, size: str, *flags: str) -> Finished:
+    """Run a sidecar whose root is on a file system of its own, of ``size`` bytes.
+
+    Only root of a user namespace can mount one, so the sidecar's own namespace is inside that.
+    """
+    disk = directory / "disk"
+    disk.mkdir()
+    variables = {
+        "SIZE": size,
+        "DISK": str(disk),
+        "PYTHON": sys.executable,
+        "ENDPOINT": str(directory / "endpoint.json"),
+    }
+    return await command(
+        "rootlesskit", "--copy-up=/etc", "--copy-up=/run", "sh", "-c", _FULL, "sh", *flags,
+        env=variables,
+    )  # fmt: skip
+
+
+async def test_no_room_for_the_root(directory: Path) -> None:
+    ended = await on_small_disk(directory, "4096")
+    assert ended.code == 73
+    assert "No space left on device" in ended.err
