@@ -75,7 +75,8 @@ class ContentBlobs:
             # A copy, because the lease may end with its blob while a thread writes.
             descriptor = os.dup(self._leased.descriptor(digest))
         else:
-            descriptor = os.open(self._part(digest), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+            descriptor = await asyncio.to_thread(os.open, self._part(digest), flags, 0o600)
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._executor, _write, descriptor, spec, segment)

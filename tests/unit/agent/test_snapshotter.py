@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from blockbuster import BlockBuster, blockbuster_ctx
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from sidecar.agent import index_file
@@ -32,12 +31,6 @@ from sidecar.agent.shapes import Mount
 from sidecar.agent.snapshotter import Snapshotter
 from sidecar.agent.trash import Trash
 from sidecar.agent.usage import Usage, measure
-
-
-@pytest.fixture(autouse=True)
-def nothing_blocks_the_loop() -> Iterator[BlockBuster]:
-    with blockbuster_ctx("sidecar.agent") as found:
-        yield found
 
 
 class Unmounted(Directories):
