@@ -37,9 +37,10 @@ class Published:
         return self._stored([*self.root.databases.tree, *self.root.databases.data])
 
     def added(self, before: Published) -> list[str]:
-        """Names of the snapshots that the one before does not have."""
+        """Names of the snapshots that the one before does not have; views have no content."""
         known = {snapshot.info.name for snapshot in before.root.snapshots}
-        return [s.info.name for s in self.root.snapshots if s.info.name not in known]
+        found = (s.info.name for s in self.root.snapshots if s.HasField("tree"))
+        return [name for name in found if name not in known]
 
     def new_bytes(self, before: Published) -> dict[str, int]:
         """Stored bytes of the chunks that the one before does not have, by what they are for."""

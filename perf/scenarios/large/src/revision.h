@@ -1,0 +1,1 @@
+#define REVISION 0
