@@ -18,12 +18,11 @@ from perf.host import PerfError, free_port, sidecar_environment
 
 @dataclass(frozen=True)
 class PodOptions:
-    """What the pods of one comparison have in common. ``flags`` are further ones of `run`."""
+    """What the pods of one comparison have in common."""
 
     store: str
     key: str
     config: Path
-    flags: tuple[str, ...] = ()
 
 
 class Pod(Daemon):
@@ -47,11 +46,7 @@ class Pod(Daemon):
             "buildkitd-config": self._options.config,
             "log-format": "json",
         }
-        return [
-            *(sys.executable, "-m", "sidecar", "run"),
-            *arguments(flags),
-            *self._options.flags,
-        ]
+        return [sys.executable, "-m", "sidecar", "run", *arguments(flags)]
 
     def environment(self) -> Mapping[str, str]:
         """Without the harness' own variables."""

@@ -12,7 +12,7 @@ from perf.build import Job
 from perf.host import REPOSITORY, PerfError
 
 SAMPLE = REPOSITORY / "perf" / "sample"
-SCENARIOS = REPOSITORY / "perf" / "scenarios"
+_OTHERS = REPOSITORY / "perf" / "scenarios"
 
 #: The file that is added where a user's own project names none to change.
 MARKER = "buildsvc-change.txt"
@@ -85,26 +85,45 @@ class Project:
         return Job(self.context, self.dockerfile, image, self.arguments, target, options)
 
 
-#: The scenarios by name: directories below the repository, and their one-line changes.
-CHANGES = {
-    "sample": Change(
-        "src/main.c", r"^static const int revision = .*$", "static const int revision = {};"
+@dataclass(frozen=True)
+class Scenario:
+    """A project of this repository and its one-line change."""
+
+    source: Path
+    change: Change
+
+
+#: In ``sample`` a line of C changes: compiled, copied into the image. ``sample-app`` changes a
+#: line that is only copied: what a warm daemon does in 0.2 s, so that only overheads are seen.
+SCENARIOS = {
+    "sample": Scenario(
+        SAMPLE,
+        Change(
+            "src/main.c",
+            r'fprintf\(stderr, "usage: .*$',
+            'fprintf(stderr, "usage: prime-sum LIMIT (revision {})\\n");',
+        ),
     ),
-    "smallfiles": Change("app/version", r"^revision .*$", "revision {}"),
-    "large": Change("src/revision.h", r"^#define REVISION .*$", "#define REVISION {}"),
+    "sample-app": Scenario(SAMPLE, Change("app/main.py", r"^REVISION = .*$", "REVISION = {}")),
+    "smallfiles": Scenario(
+        _OTHERS / "smallfiles", Change("app/version", r"^revision .*$", "revision {}")
+    ),
+    "large": Scenario(
+        _OTHERS / "large", Change("src/revision.h", r"^#define REVISION .*$", "#define REVISION {}")
+    ),
 }
 
 
 def scenario(name: str, scratch: Path, base: str) -> Project:
     """Return a working copy of a scenario on a base image. Raises PerfError."""
-    if name not in CHANGES:
-        raise PerfError(f"there is no scenario {name}; there are {', '.join(CHANGES)}")
-    source = SAMPLE if name == "sample" else SCENARIOS / name
-    context = copy(source, scratch / name)
+    if name not in SCENARIOS:
+        raise PerfError(f"there is no scenario {name}; there are {', '.join(SCENARIOS)}")
+    wanted = SCENARIOS[name]
+    context = copy(wanted.source, scratch / name)
     if name == "large":
         # The same Python environment, locked once.
         shutil.copy(SAMPLE / "requirements.txt", context)
-    return Project(name, context, context / "Dockerfile", CHANGES[name], {"BASE": base})
+    return Project(name, context, context / "Dockerfile", wanted.change, {"BASE": base})
 
 
 def own(context: Path, dockerfile: Path | None, change: str, scratch: Path) -> Project:

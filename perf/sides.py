@@ -100,7 +100,7 @@ def export_registry_cache(place: Site) -> Record:
 
 def ready_local(place: Site) -> Record:
     """A pod's start alone, the store a local directory, a client waiting from the start."""
-    with place.pod("--publish=never", local=True) as pod:
+    with place.pod(local=True) as pod:
         pod.start()
         answered = pod.wait_answer()
         status = pod.status()

@@ -52,10 +52,10 @@ class Site:
         """Where BuildKit's own cache lies."""
         return f"{self.registry.host}/cache/{self.project.name}:latest"
 
-    def pod(self, *flags: str, local: bool = False) -> Pod:
+    def pod(self, *, local: bool = False) -> Pod:
         """Return a pod that is not started; ``local``: with the store as a directory."""
         store = f"file://{self.store}" if local else self.store_url
-        return Pod(self.fresh("pod"), PodOptions(store, KEY, self.config, flags))
+        return Pod(self.fresh("pod"), PodOptions(store, KEY, self.config))
 
     def stock(self) -> StockDaemon:
         """Return a stock daemon that is not started."""
