@@ -329,7 +329,8 @@ class Lifecycle:
         if self._publishing is not None:
             await self._publishing.run()
         else:
-            await epoch.lost
+            # Shielded: cancelling whoever awaits a future directly cancels the future.
+            await asyncio.shield(epoch.lost)
 
     def _publisher(self, epoch: Epoch) -> Publishing | None:
         if self._store is None or self._settings.publish == "never":
