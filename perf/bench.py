@@ -25,9 +25,7 @@ from perf.rounds import Measured, Plan, Rounds
 from perf.site import site
 
 #: Free bytes that a scenario needs: roots of several daemons, store and registry.
-ROOM = {"sample": 12 << 30, "sample-app": 12 << 30, "smallfiles": 4 << 30, "large": 20 << 30}
-
-DEFAULT = ("sample", "smallfiles", "large")
+ROOM = {"sample": 12 << 30, "smallfiles": 4 << 30, "large": 20 << 30}
 
 QUICK = Plan(rounds=3, cold_rounds=1, registry_cache=True)
 
@@ -57,7 +55,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--scenario",
         action="append",
         choices=list(SCENARIOS),
-        help="default: sample, smallfiles, large",
+        help="default: all",
     )
     run.add_argument("--rounds", type=int, help="of one-line changes; default: 10")
     run.add_argument("--cold-rounds", type=int, help="of cold builds; default: as --rounds")
@@ -86,7 +84,7 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 def _run(options: argparse.Namespace) -> int:
     plan = _plan(options)
-    names: list[str] = options.scenario or list(DEFAULT[:1] if options.quick else DEFAULT)
+    names: list[str] = options.scenario or (["sample"] if options.quick else list(SCENARIOS))
     output = options.output or _new_output()
     book = _Book(output, plan)
     for name in names:

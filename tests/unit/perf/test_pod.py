@@ -1,0 +1,38 @@
+from typing import Any
+
+from perf.pod import Fetched, fetched, publication_end
+
+
+def _span(kind: str, name: str = "", outcome: str = "ok", **more: Any) -> dict[str, Any]:
+    return {"kind": kind, "name": name, "outcome": outcome, "begin": 0.0, "end": 1.0, **more}
+
+
+def test_fetched_bytes_by_what_became_of_them() -> None:
+    status = {
+        "timeline": [
+            _span("fetch", "a", why="demand", bytes=1),
+            _span("fetch", "b", why="trace", bytes=10),
+            _span("fetch", "c", why="rest", bytes=100),
+            _span("fetch", "d", why="rest", bytes=1000),
+            _span("fetch", "e", why="rest", outcome="cancelled"),
+            _span("upload", "p", bytes=5),
+        ]
+    }
+
+    assert fetched(status, frozenset({"a", "b", "d"})) == Fetched(1, 1010, 100)
+
+
+def test_publication_end_is_the_last_that_succeeded() -> None:
+    status = {
+        "started_unix": 1000.0,
+        "timeline": [
+            _span("publish", end=3.0),
+            _span("publish", end=7.5),
+            _span("publish", end=9.0, outcome="failed"),
+            _span("checkpoint", end=20.0),
+            _span("publish", end=None, outcome=""),
+        ],
+    }
+
+    assert publication_end(status) == 1007.5
+    assert publication_end({"started_unix": 1000.0, "timeline": []}) == 0
