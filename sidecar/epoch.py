@@ -79,6 +79,7 @@ class Epoch:
         self.finished: asyncio.Queue[BuildFinished] = asyncio.Queue()
         self._restorer: Restorer | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._answered = asyncio.Event()
         self._daemon = 0
         self._exits: asyncio.Queue[int] = asyncio.Queue()
         self._restarts = 0
@@ -170,9 +171,10 @@ class Epoch:
             if self.lost.done():
                 raise Lost(self.lost.result())
             span.end(version=await answering)
-            if not self._restarts:
+            if not self.admitted:
                 # What earlier pods built is no news.
                 self._ended = {build.ref for build in await self._api.ended_builds()}
+            self._answered.set()
         except (NamespaceLostError, StartError) as problem:
             raise Lost(str(problem)) from problem
         except grpc.aio.AioRpcError as problem:
@@ -181,6 +183,16 @@ class Epoch:
             span.end("failed")
             answering.cancel()
             exiting.cancel()
+
+    @property
+    def admitted(self) -> bool:
+        """Whether the daemon has answered, so that clients may depend on it."""
+        return self._answered.is_set()
+
+    async def idle(self) -> None:
+        """Wait until no build is under way."""
+        while await self.active_builds():
+            await self.finished.get()
 
     def lose(self, reason: str) -> None:
         """Give the root up."""
@@ -264,6 +276,7 @@ class Epoch:
 
     async def _restart_daemon(self) -> None:
         """Start an ended daemon again on the same root: its databases survive a killed process."""
+        await self._answered.wait()
         while True:
             status = await self._exits.get()
             self._status.count("daemon_exits")
@@ -298,6 +311,7 @@ class Epoch:
 
     async def _watch_builds(self) -> None:
         """Follow starts and ends of builds, also over restarts of the daemon."""
+        await self._answered.wait()
         while True:
             try:
                 async for event in self._api.builds():

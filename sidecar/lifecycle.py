@@ -12,7 +12,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -193,20 +193,16 @@ class Lifecycle:
         epoch = Epoch(
             self._settings, paths, namespace, self._launch, store=self._store, status=self._status
         )
-        admitted = False
         try:
             await self._restored(epoch, cold)
-            self._status.enter(Phase.STARTING_DAEMON, "buildkitd is starting")
-            await epoch.start_daemon()
-            admitted = True
             await self._serve(epoch)
         except Lost as lost:
-            if epoch.restored is None and not admitted:
+            if epoch.restored is None and not epoch.admitted:
                 raise EnvironmentUnfit(
                     f"buildkitd does not start on an empty root: {lost}",
                     advice=f"see {self._root.path / 'logs' / 'daemon.log'}",
                 ) from lost
-            return self._lost(number, str(lost), admitted=admitted)
+            return self._lost(number, str(lost), admitted=epoch.admitted)
         else:
             return ""
         finally:
@@ -302,35 +298,35 @@ class Lifecycle:
         Raises:
             Lost: the root was lost.
         """
+        # Prefetching begins here, while the daemon starts.
         async with epoch.serving():
-            self._publishing = self._publisher(epoch)
-            self._status.enter(Phase.READY)
-            log.info("ready", endpoint=self._status.endpoint)
-            following = asyncio.ensure_future(self._follow_builds(epoch))
-            stopping = asyncio.ensure_future(self._stop.wait())
+            self._status.enter(Phase.STARTING_DAEMON, "buildkitd is starting")
             try:
-                ends: list[asyncio.Future[Any]] = [stopping, epoch.lost, following]
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-                following.cancel()
-                if following.done() and not following.cancelled():
-                    following.result()
-                if not epoch.lost.done():
-                    await self._drain(epoch)
-            finally:
-                stopping.cancel()
-                following.cancel()
-                if self._publishing is not None:
-                    await self._publishing.close()
-                self._publishing = None
+                await epoch.start_daemon()
+            except Lost as lost:
+                epoch.lose(str(lost))
+            else:
+                await self._until_the_end(epoch)
         if epoch.lost.done():
             raise Lost(epoch.lost.result())
 
-    async def _follow_builds(self, epoch: Epoch) -> None:
+    async def _until_the_end(self, epoch: Epoch) -> None:
+        self._publishing = self._publisher(epoch)
+        self._status.enter(Phase.READY)
+        log.info("ready", endpoint=self._status.endpoint)
+        ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._stop.wait()), epoch.lost]
         if self._publishing is not None:
-            await self._publishing.run()
-        else:
-            # Shielded: cancelling whoever awaits a future directly cancels the future.
-            await asyncio.shield(epoch.lost)
+            ends.append(asyncio.ensure_future(self._publishing.run()))
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            _cancel(ends, keep=epoch.lost)
+            if not epoch.lost.done():
+                await self._drain(epoch)
+        finally:
+            _cancel(ends, keep=epoch.lost)
+            if self._publishing is not None:
+                await self._publishing.close()
+            self._publishing = None
 
     def _publisher(self, epoch: Epoch) -> Publishing | None:
         if self._store is None or self._settings.publish == "never":
@@ -348,13 +344,25 @@ class Lifecycle:
         At the deadline the last idle state stays what is published.
         """
         self._status.enter(Phase.DRAINING)
-        if self._publishing is None:
-            return
-        draining = asyncio.ensure_future(self._publishing.drain())
+        ending = self._publishing.drain() if self._publishing else epoch.idle()
+        draining = asyncio.ensure_future(ending)
         limit = max(self._settings.grace - _STOP_WITHIN, 0.0)
         ends: list[asyncio.Future[Any]] = [draining, epoch.lost]
         await asyncio.wait(ends, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if not draining.done():
             self._status.skipped_checkpoint("deadline")
             log.warning("not published", reason="the grace period ended first")
-        draining.cancel()
+        _cancel([draining], keep=epoch.lost)
+
+
+def _cancel(futures: Iterable[asyncio.Future[Any]], *, keep: asyncio.Future[str]) -> None:
+    """End the tasks, not the epoch's own future, which its owner resolves.
+
+    One that failed of a defect raises it here.
+    """
+    for future in futures:
+        if future is keep:
+            continue
+        if future.done() and not future.cancelled():
+            future.result()
+        future.cancel()
