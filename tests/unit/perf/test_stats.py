@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perf import stats
@@ -7,6 +7,7 @@ from perf import stats
 _SECONDS = st.lists(st.floats(0.01, 1000), min_size=1, max_size=20)
 
 
+@settings(max_examples=20)
 @given(_SECONDS)
 def test_the_interval_holds_the_median_and_lies_within_the_values(values: list[float]) -> None:
     found = stats.median(values)
