@@ -27,7 +27,8 @@ class BuildStarted:
 class BuildFinished:
     """The Solve and its exports are over.
 
-    Seconds are BuildKit's own; ``error`` is empty for a success.
+    Seconds are BuildKit's own, ``ended_unix`` is by the daemon's clock; ``error`` is empty
+    for a success.
     """
 
     ref: str
@@ -35,6 +36,7 @@ class BuildFinished:
     steps_cached: int
     steps_total: int
     error: str
+    ended_unix: float
 
 
 BuildEvent = BuildStarted | BuildFinished
@@ -118,4 +120,5 @@ def _finished(record: control_pb2.BuildHistoryRecord) -> BuildFinished:
         steps_cached=record.numCachedSteps,
         steps_total=record.numTotalSteps,
         error=(record.error.message or "failed") if failed else "",
+        ended_unix=record.CompletedAt.ToNanoseconds() / 1e9,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -156,6 +157,7 @@ class Epoch:
             Lost: it does not answer, or exits.
         """
         span = self._status.begin(Kind.DAEMON, "buildkitd")
+        began = time.time()
         answering = asyncio.ensure_future(self._api.version(_DAEMON_WITHIN))
         exiting = asyncio.ensure_future(self._exits.get())
         try:
@@ -172,8 +174,9 @@ class Epoch:
                 raise Lost(self.lost.result())
             span.end(version=await answering)
             if not self.admitted:
-                # What earlier pods built is no news.
-                self._ended = {build.ref for build in await self._api.ended_builds()}
+                # What earlier pods built is no news; a client may have built already.
+                earlier = await self._api.ended_builds()
+                self._ended = {build.ref for build in earlier if build.ended_unix < began}
             self._answered.set()
         except (NamespaceLostError, StartError) as problem:
             raise Lost(str(problem)) from problem
