@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 MAX_TREE = 32 << 20
 """Bytes of a serialised tree: some 400,000 entries, which take four times that in memory."""
-MAX_PATH = 4095
-"""Bytes of a path or of a symbolic link's target (PATH_MAX without the NUL)."""
+MAX_PATH = 64 << 10
+"""Bytes of a path. More than PATH_MAX: who changes directory on the way can nest deeper."""
+MAX_TARGET = 4095
+"""Bytes of a symbolic link's target (PATH_MAX without the NUL)."""
 MAX_NAME = 255
 """Bytes of a path's component and of an xattr's name (NAME_MAX, XATTR_NAME_MAX)."""
 MAX_XATTR = 64 << 10
@@ -183,7 +185,7 @@ class _Walk:
 def _check_symlink(target: bytes, kind: int) -> None:
     if kind != stat.S_IFLNK:
         raise _EntryError("a link target without a symbolic link")
-    if not target or len(target) > MAX_PATH or b"\0" in target:
+    if not target or len(target) > MAX_TARGET or b"\0" in target:
         raise _EntryError("the link target is malformed")
 
 

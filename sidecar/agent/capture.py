@@ -71,8 +71,6 @@ class TreeCapture:
         finally:
             self._again.close()
         with memoryview(self._tree.finish()) as tree:
-            if len(tree) > trees.MAX_TREE:
-                raise NotCapturable(f"a tree of {len(tree)} bytes")
             digests = [self._sink.put(tree[at : at + size]) for at, size in chunking.split(tree)]
         return CapturedTree(
             b"".join(digests),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import stat
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache import trees
+from sidecar.agent.errors import NotCapturable
 from sidecar.agent.scan import Found, Xattrs
 
 #: Entries after which finished ones are serialised.
@@ -16,6 +18,8 @@ Piece = tuple[bytes, int, int, int, int]
 
 class TreeWriter:
     """Collects entries in order; equal chunks get one row of the chunk table.
+
+    Raises NotCapturable when the tree gets larger than a reader would take.
 
     Serialised messages may be concatenated (protobuf merges repeated fields in order), so the
     tree is built from blocks of entries, and its chunk table comes last.
@@ -67,8 +71,7 @@ class TreeWriter:
     def finish(self) -> bytearray:
         """Return the serialised Tree."""
         self._serialise()
-        table = cache_pb2.Tree(chunk_digests=bytes(self.digests), chunk_lengths=self._lengths)
-        self._done += table.SerializeToString()
+        self._append(cache_pb2.Tree(chunk_digests=bytes(self.digests), chunk_lengths=self._lengths))
         return self._done
 
     def _row(self, digest: bytes, length: int) -> int:
@@ -80,5 +83,10 @@ class TreeWriter:
         return row
 
     def _serialise(self) -> None:
-        self._done += self._block.SerializeToString()
+        self._append(self._block)
         self._block = cache_pb2.Tree()
+
+    def _append(self, part: cache_pb2.Tree) -> None:
+        self._done += part.SerializeToString()
+        if len(self._done) > trees.MAX_TREE:
+            raise NotCapturable(f"a tree of more than {trees.MAX_TREE} bytes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from buildsvc.errors import CorruptObject
 from sidecar.agent.layout import Layout, Layouts
 from sidecar.agent.materialise import Materialiser
 from sidecar.agent.staged import StagedChunk
-from tests.unit.agent.ondisk import Cache, describe, make_everything, write_sparse
+from tests.unit.agent.ondisk import DIRECTORY, Cache, describe, make_everything, write_sparse
 
 
 @pytest.fixture
@@ -43,6 +44,28 @@ def test_the_copy_is_captured_as_the_original(tmp_path: Path, cache: Cache) -> N
         captured.tree_digests,
         captured.data_digests,
     )
+
+
+def test_paths_beyond_path_max_come_back(tmp_path: Path, cache: Cache) -> None:
+    names = [b"%03d" % level + b"n" * 200 for level in range(150)]
+    descriptors = [os.open(tmp_path, DIRECTORY)]
+    for name in [b"source", *names]:
+        os.mkdir(name, dir_fd=descriptors[-1])
+        descriptors.append(os.open(name, DIRECTORY, dir_fd=descriptors[-1]))
+    for descriptor in descriptors[2::10]:
+        for name in (b"a", b"b"):
+            file = os.open(name, os.O_CREAT | os.O_WRONLY, dir_fd=descriptor)
+            os.write(file, name * 100_000)
+            os.close(file)
+    os.link(b"a", b"c", src_dir_fd=descriptors[2], dst_dir_fd=descriptors[-1])
+    for descriptor in descriptors:
+        os.close(descriptor)
+    captured = cache.packer.capture_tree(tmp_path / "source")
+    cache.restore(captured, tmp_path / "target")
+    expected = describe(tmp_path / "source")
+    assert max(map(len, expected)) > 150 * 200
+    assert describe(tmp_path / "target") == expected
+    subprocess.run(["rm", "-r", tmp_path / "source", tmp_path / "target"], check=True)
 
 
 def test_every_step_may_be_repeated(tmp_path: Path, cache: Cache) -> None:

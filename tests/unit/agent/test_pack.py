@@ -252,9 +252,11 @@ def test_what_the_format_cannot_hold_is_refused(
     source: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (source / "name").touch()
-    monkeypatch.setattr(trees, "MAX_PATH", 3)
-    with pytest.raises(NotCapturable):
-        cache.packer.capture_tree(source)
+    for limit in ("MAX_PATH", "MAX_TREE"):
+        with monkeypatch.context() as patch:
+            patch.setattr(trees, limit, 3)
+            with pytest.raises(NotCapturable):
+                cache.packer.capture_tree(source)
 
 
 def test_a_staging_directory_that_fails_is_told_from_a_tree_that_does(

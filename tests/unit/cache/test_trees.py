@@ -173,7 +173,7 @@ HOSTILE: list[tuple[str, Callable[[cache_pb2.Tree], object], str]] = [
     ("trailing slash", path_of(3, b"a/b/"), MALFORMED),
     ("NUL", path_of(5, b"c\0"), MALFORMED),
     ("long name", path_of(5, b"c" * 256), MALFORMED),
-    ("long path", path_of(5, b"c/" * 2048), "too long"),
+    ("long path", path_of(5, b"c/" * (trees.MAX_PATH // 2 + 1)), "too long"),
     ("no parent", path_of(5, b"missing/c"), FOLLOW),
     ("parent is a file", path_of(4, b"a/b/file/link"), FOLLOW),
     ("parent is a symbolic link", path_of(5, b"a/link/c"), FOLLOW),
@@ -250,5 +250,5 @@ def test_names_that_are_not_utf8_and_deep_paths() -> None:
     path = b"\xff\xfe"
     while len(path) <= trees.MAX_PATH:
         tree.entries.add(path=path, mode=DIR)
-        path += b"/d"
+        path += b"/" + b"d" * 200
     trees.parse(trees.serialise(tree))
