@@ -16,9 +16,13 @@ from buildsvc.cache.packs import pack_name
 from buildsvc.errors import StoreError
 from buildsvc.store.contract import Store
 from sidecar.agentclient import AgentClient
+from sidecar.failures import cause
 from sidecar.plan import ObjectKey
 from sidecar.status import Status
 from sidecar.timeline import Kind
+
+#: How an upload can end besides the store's refusals, which are kept for later.
+_FAILURES = (OSError, grpc.aio.AioRpcError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,7 @@ class Captures:
                 if name not in self.trees:
                     request = agent_pb2.CaptureRequest(snapshots=[name], idle=True)
                     await self.capture(request)
-            except grpc.aio.AioRpcError:
+            except _FAILURES:
                 # One that fails is captured by the checkpoint; a dead agent is the epoch's matter.
                 continue
             finally:
@@ -141,27 +145,46 @@ class Captures:
         await self._committed.join()
 
     async def capture(self, request: agent_pb2.CaptureRequest) -> list[tuple[ObjectKey, str]]:
-        """Run one capture with its uploads; return what was skipped and why."""
+        """Run one capture with its uploads; return what was skipped and why.
+
+        Raises:
+            AioRpcError: the agent is gone or could not do it.
+            OSError: a pack's file cannot be read.
+        """
         skipped: list[tuple[ObjectKey, str]] = []
-        async with asyncio.TaskGroup() as uploads:
-            async for event in self._agent.capture(request):
-                match event.WhichOneof("event"):
-                    case "pack":
-                        uploads.create_task(self._uploads.pack(event.pack))
-                    case "snapshot":
-                        self.trees[event.snapshot.name] = _tree(event.snapshot)
-                    case "databases":
-                        self.databases = _tree(event.databases)
-                    case "blob":
-                        blob = event.blob
-                        self.blobs[blob.digest] = CapturedBlob(
-                            blob.digest, blob.size, blob.mtime_ns, blob.data_digests
-                        )
-                    case _:
-                        key = ObjectKey.from_proto(event.skipped.object)
-                        self._forget(key)
-                        skipped.append((key, event.skipped.reason))
+        ended: grpc.aio.AioRpcError | None = None
+        try:
+            async with asyncio.TaskGroup() as uploads:
+                try:
+                    async for event in self._agent.capture(request):
+                        if event.HasField("pack"):
+                            uploads.create_task(self._uploads.pack(event.pack))
+                        else:
+                            self._take(event, skipped)
+                except grpc.aio.AioRpcError as failure:
+                    # Packs under way are finished: to the agent their chunks count as stored.
+                    ended = failure
+        except ExceptionGroup as failures:
+            raise cause(failures, _FAILURES) from None
+        if ended is not None:
+            raise ended
         return skipped
+
+    def _take(self, event: agent_pb2.CaptureEvent, skipped: list[tuple[ObjectKey, str]]) -> None:
+        match event.WhichOneof("event"):
+            case "snapshot":
+                self.trees[event.snapshot.name] = _tree(event.snapshot)
+            case "databases":
+                self.databases = _tree(event.databases)
+            case "blob":
+                blob = event.blob
+                self.blobs[blob.digest] = CapturedBlob(
+                    blob.digest, blob.size, blob.mtime_ns, blob.data_digests
+                )
+            case _:
+                key = ObjectKey.from_proto(event.skipped.object)
+                self._forget(key)
+                skipped.append((key, event.skipped.reason))
 
     def _forget(self, key: ObjectKey) -> None:
         """Take back what the agent's packer lost and could not capture again."""

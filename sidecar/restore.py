@@ -14,6 +14,7 @@ from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc.errors import BuildsvcError, CorruptObject
 from sidecar.agentclient import AgentClient
 from sidecar.download import Downloads
+from sidecar.failures import cause
 from sidecar.plan import Content, ObjectKey, Plan
 from sidecar.segments import SegmentPlan, cut
 from sidecar.status import Status
@@ -138,7 +139,7 @@ class Restorer:
                     if failed := [item for item in chosen if item.failed]:
                         raise CorruptObject(f"{failed[0].key.name} could not be restored")
         except ExceptionGroup as failures:
-            raise _first(failures) from None
+            raise cause(failures, _FAILURES) from None
         finally:
             self._tasks = None
 
@@ -233,7 +234,7 @@ class _Fill:
                 await self._call.done_writing()
                 await answers
         except ExceptionGroup as failures:
-            raise _first(failures) from None
+            raise cause(failures, _FAILURES) from None
         finally:
             self._call.cancel()
             for plan in self._staged.values():
@@ -273,12 +274,6 @@ class _Fill:
             raise CorruptObject(f"{self._key.name}: chunks are corrupt in the store")
         self._retried |= again
         self._add(group, list(cut((i, self._content.data[i]) for i in sorted(again))))
-
-
-def _first(failures: ExceptionGroup[Exception]) -> Exception:
-    """Return what a fetch failed of, or the whole group if part of it is a defect."""
-    _, defects = failures.split(_FAILURES)
-    return defects or failures.exceptions[0]
 
 
 def _unlink(paths: Sequence[str]) -> None:
