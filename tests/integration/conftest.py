@@ -95,6 +95,12 @@ def _registry(*arguments: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.fixture(scope="session")
+def reachable_address(machine: None) -> str:  # noqa: ARG001
+    """An address of this host that RUN steps in their own network reach."""
+    return _registry("address")
+
+
 @pytest.fixture(scope="module")
 def registries(shared: Path) -> Iterator[Registries]:
     """Registries of one module."""
