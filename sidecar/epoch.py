@@ -99,13 +99,20 @@ class Epoch:
         await self._namespace.start()
         self._watching = asyncio.create_task(self._watch_namespace(), name="namespace events")
         agent = self._launch.agent(self._paths)
+        answering = asyncio.ensure_future(self._agent.ready(_AGENT_WITHIN))
         try:
             await self._namespace.start_agent(agent.argv, agent.environment)
-            await self._agent.ready(_AGENT_WITHIN)
+            ends: list[asyncio.Future[Any]] = [answering, self.lost]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if self.lost.done():
+                raise StartError(self.lost.result())
+            await answering
         except (grpc.aio.AioRpcError, NamespaceLostError, StartError) as problem:
             raise EnvironmentUnfit(
                 f"the agent does not start: {problem}", advice="see logs/daemon.log in the root"
             ) from problem
+        finally:
+            answering.cancel()
 
     async def fetch(self, found: Found) -> Loadable:
         """Download what the daemon needs before it starts.
