@@ -1,8 +1,15 @@
-"""What all tests have in common."""
+"""What all tests have in common: no blocking calls in the event loop, nothing left behind."""
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
 import pytest
+import pytest_asyncio
+from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
 # The default database lies in the source tree, which may belong to another user; a machine that
@@ -10,8 +17,75 @@ from hypothesis import settings
 settings.register_profile("buildsvc", database=None, deadline=None)
 settings.load_profile("buildsvc")
 
+_UNIT = Path(__file__).parent / "unit"
+#: Seconds within which a task that was told to end must have ended.
+_ENDING = 2.0
+#: Calls that look blocking and are not worth a thread: files of /proc and directories that the
+#: kernel has in memory, read once at a start.
+_HARMLESS = (
+    ("io.TextIOWrapper.read", "sidecar/agent/leases.py", "break_time"),
+    ("os.listdir", "sidecar/agent/packing.py", "_running"),
+    ("os.unlink", "sidecar/agent/leases.py", "probe"),
+    ("os.unlink", "sidecar/agent/packing.py", "release"),
+    ("os.stat", "sidecar/userns.py", "check"),
+    ("os.access", "sidecar/userns.py", "check"),
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of single tests."""
     group = parser.getgroup("kill", "the campaign of tests/integration/test_kill.py")
     group.addoption("--kill-points", type=int, default=40, help="processes to kill (40)")
     group.addoption("--kill-seed", type=int, default=0, help="repeat a campaign (random)")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a child process, or a task in its event loop, behind."""
+    before = _children()
+    if inspect.iscoroutinefunction(request.function):
+        request.getfixturevalue("_no_task_left")
+        if request.path.is_relative_to(_UNIT):
+            request.getfixturevalue("_nothing_blocks")
+    yield
+    left = {pid: line for pid, line in _children().items() if pid not in before}
+    assert not left, f"child processes left behind: {left}"
+
+
+@pytest_asyncio.fixture
+async def _no_task_left() -> AsyncIterator[None]:
+    before = asyncio.all_tasks()
+    yield
+    current = asyncio.current_task()
+    left = {task for task in asyncio.all_tasks() - before - {current} if not _is_servers(task)}
+    if left:
+        _, left = await asyncio.wait(left, timeout=_ENDING)
+    assert not left, f"tasks left behind: {left}"
+
+
+def _is_servers(task: asyncio.Task[object]) -> bool:
+    """Whether it is a connection of a test's aiohttp server, which ends after the server."""
+    return getattr(task.get_coro(), "__qualname__", "").startswith("RequestHandler.")
+
+
+@pytest.fixture
+def _nothing_blocks() -> Iterator[None]:
+    """Raise BlockingError where our code blocks the event loop."""
+    # buildsvc.cache computes; it is for its callers to call it in a thread.
+    with blockbuster_ctx(["buildsvc.store", "sidecar"]) as watched:
+        for call, file, function in _HARMLESS:
+            if call in watched.functions:
+                watched.functions[call].can_block_in(file, function)
+        yield
+
+
+def _children() -> dict[int, str]:
+    """Return the command lines of this process' children by their pids."""
+    found: dict[int, str] = {}
+    for task in Path("/proc/self/task").glob("*/children"):
+        for pid in map(int, task.read_text().split()):
+            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            # Python's own, one for the whole session.
+            if "multiprocessing.resource_tracker" not in line:
+                found[pid] = line
+    return found

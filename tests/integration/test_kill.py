@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from buildsvc.errors import EnvironmentUnfit
 from perf.host import scratch, scratch_base
 from tests.integration.objects import Objects, Request, objects, undisturbed
 from tests.integration.processes import VICTIMS, Remains, kill_one
@@ -35,6 +36,8 @@ _LANES = 2
 _ROOM = 2 << 30
 #: Workers are replaced and a task is done again: nobody may notice their death.
 _UNNOTICED = frozenset({"unpacker", "packer"})
+#: Without them there is no user namespace with an agent in it.
+_NAMESPACE = frozenset({"rootlesskit", "guard", "agent"})
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,8 @@ class Fate:
         #: Set when the moment has come, and when the sidecar is dead.
         self.tried = asyncio.Event()
         self.death = asyncio.Event()
+        #: Number of the epoch that lost its process.
+        self.epoch = 0
         self._remains: Remains | None = None
         self._seen = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -177,6 +182,7 @@ class Fate:
         """Kill now, unless it has happened; a victim that is not there yet gets another chance."""
         if self.struck:
             return
+        self.epoch = max((int(path.name.partition("-")[2]) for path in self._pod.epochs), default=0)
         remains = Remains(self._pod)
         self.struck = kill_one(self._pod, self.point.victim, self._lane.chance)
         if self.struck and self.point.victim == "sidecar":
@@ -318,7 +324,15 @@ async def _story(lane: Lane, pod: Pod, fate: Fate) -> None:
     early = fate.point.moment.phase == "restore"
     if early:
         fate.arm()
-    await pod.ready()
+    try:
+        await pod.ready()
+    except AssertionError:
+        if not fate.struck or fate.point.victim not in _NAMESPACE:
+            raise
+        # It died while it was made, as on a machine that cannot have one: the pod is restarted.
+        assert await pod.ended() == EnvironmentUnfit.exit_code
+        lane.again = pod.root
+        return
     if fate.struck:
         await _build(lane, pod, fate)
     else:
@@ -375,7 +389,7 @@ async def _settle(lane: Lane, pod: Pod, fate: Fate, build: Build, archive: Path)
     excused = fate.struck and fate.point.victim not in _UNNOTICED
     if build.code and excused:
         if fate.point.victim != "buildkitd":
-            await pod.until(lambda state: state["ready"] and state["epoch"] > 1)
+            await pod.until(lambda state: state["ready"] and state["epoch"] > fate.epoch)
         build, archive = await lane.project.build(pod, lane.building)
     build.ok()
     lane.project.check(archive, lane.building)
