@@ -104,15 +104,14 @@ class Epoch:
             await self._namespace.start_agent(agent.argv, agent.environment)
             ends: list[asyncio.Future[Any]] = [answering, self.lost]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if self.lost.done():
-                raise StartError(self.lost.result())
-            await answering
+            if not self.lost.done():
+                await answering
         except (grpc.aio.AioRpcError, NamespaceLostError, StartError) as problem:
-            raise EnvironmentUnfit(
-                f"the agent does not start: {problem}", advice="see logs/daemon.log in the root"
-            ) from problem
+            raise _no_agent(str(problem)) from problem
         finally:
             answering.cancel()
+        if self.lost.done():
+            raise _no_agent(self.lost.result())
 
     async def fetch(self, found: Found) -> Loadable:
         """Download what the daemon needs before it starts.
@@ -365,3 +364,9 @@ class Epoch:
             self.finished.put_nowait(event)
         if self._restorer is not None:
             self._restorer.build_runs(running=bool(self._builds))
+
+
+def _no_agent(reason: str) -> EnvironmentUnfit:
+    return EnvironmentUnfit(
+        f"the agent does not start: {reason}", advice="see logs/daemon.log in the root"
+    )
