@@ -7,12 +7,22 @@ import stat
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache import chunks, trees
 
 #: Trees that a worker keeps parsed: the one it fills and the one before.
 KEPT_TREES = 2
+#: Serialised bytes of several trees kept together; parsed they take four times that.
+KEPT_BYTES = 8 << 20
+
+
+class _Key(NamedTuple):
+    path: bytes
+    ino: int
+    size: int
+    mtime_ns: int
 
 
 class Layout:
@@ -60,21 +70,28 @@ class Layout:
 class Layouts:
     """The trees used last, read from their files."""
 
-    def __init__(self, kept: int = KEPT_TREES) -> None:
-        """Keep `kept` trees."""
+    def __init__(self, kept: int = KEPT_TREES, kept_bytes: int = KEPT_BYTES) -> None:
+        """Keep the last tree, and `kept` in all if these have at most `kept_bytes` serialised."""
         self._kept = kept
-        self._layouts: OrderedDict[tuple[bytes, int, int, int], Layout] = OrderedDict()
+        self._kept_bytes = kept_bytes
+        self._layouts: OrderedDict[_Key, Layout] = OrderedDict()
 
     def get(self, path: bytes) -> Layout:
         """Return the tree in a file. Raises CorruptObject, OSError."""
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
-            key = (path, status.st_ino, status.st_size, status.st_mtime_ns)
+            key = _Key(path, status.st_ino, status.st_size, status.st_mtime_ns)
             if key in self._layouts:
                 self._layouts.move_to_end(key)
                 return self._layouts[key]
-            while len(self._layouts) >= self._kept:
-                self._layouts.popitem(last=False)
+            self._make_room(key.size)
             layout = self._layouts[key] = Layout(trees.parse(file.read()))
         return layout
+
+    def _make_room(self, size: int) -> None:
+        while self._layouts and (
+            len(self._layouts) >= self._kept
+            or size + sum(key.size for key in self._layouts) > self._kept_bytes
+        ):
+            self._layouts.popitem(last=False)

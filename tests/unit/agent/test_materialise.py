@@ -220,6 +220,18 @@ def test_layouts_are_kept_by_file_and_checked(tmp_path: Path) -> None:
         layouts.get(os.fsencode(path))
 
 
+@pytest.mark.parametrize(
+    ("kept", "size", "same"), [(2, 1000, True), (1, 1000, False), (2, 1, False)]
+)
+def test_few_trees_are_kept(tmp_path: Path, kept: int, size: int, same: bool) -> None:  # noqa: FBT001
+    layouts = Layouts(kept, size)
+    for name in "ab":
+        (tmp_path / name).write_bytes(trees.serialise(_tree(_file(name.encode()))))
+    first, second = (layouts.get(os.fsencode(tmp_path / name)) for name in "ab")
+    assert layouts.get(os.fsencode(tmp_path / "b")) is second
+    assert (layouts.get(os.fsencode(tmp_path / "a")) is first) == same
+
+
 _NAMES = st.binary(min_size=1, max_size=12).filter(
     lambda name: b"/" not in name and b"\0" not in name and name not in (b".", b"..")
 )
