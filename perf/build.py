@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from perf.host import PerfError, environment, program
+from perf.host import PerfError, environment
 
 # BuildKit names a Dockerfile's steps "[stage 2/7] RUN …". It never calls FROM cached.
 _STEP = re.compile(r"\[(?!internal)[^\]]*\d+/\d+\] (?!FROM )")
@@ -93,10 +93,10 @@ class Job:
     target: str = ""
     options: tuple[str, ...] = ()
 
-    def command(self, address: str, metadata: Path) -> list[str]:
-        """The command line for the daemon at an address."""
+    def command(self, client: Sequence[str], metadata: Path) -> list[str]:
+        """The command line; ``client`` is ``buildctl`` and how it reaches the daemon."""
         argv = [
-            *(program("buildctl"), "--addr", address, "build", "--progress=rawjson"),
+            *(*client, "build", "--progress=rawjson"),
             *("--frontend=dockerfile.v0", f"--metadata-file={metadata}"),
             f"--local=context={self.context}",
             f"--local=dockerfile={self.dockerfile.parent}",
@@ -134,7 +134,7 @@ class Built:
         }
 
 
-def build(job: Job, address: str, logs: Path) -> Built:
+def build(job: Job, client: Sequence[str], logs: Path) -> Built:
     """Run a build and wait for it; its progress goes to a new file below ``logs``.
 
     Raises:
@@ -142,7 +142,7 @@ def build(job: Job, address: str, logs: Path) -> Built:
     """
     stamp = time.time_ns()
     metadata, log = logs / f"build-{stamp}.metadata", logs / f"build-{stamp}.rawjson"
-    command = job.command(address, metadata)
+    command = job.command(client, metadata)
     with log.open("wb") as stream:
         began_unix, began = time.time(), time.monotonic()
         status = _wait(command, stream.fileno())

@@ -41,6 +41,10 @@ class Daemon:
         """The command line that starts it."""
         raise NotImplementedError
 
+    def client(self) -> list[str]:
+        """``buildctl`` and how it reaches the daemon."""
+        return [program("buildctl"), "--addr", self.address]
+
     def environment(self) -> Mapping[str, str]:
         """The environment that it starts in."""
         return environment()
@@ -81,7 +85,7 @@ class Daemon:
 
         Raises PerfError when it does not.
         """
-        command = [program("buildctl"), "--addr", self.address, "--timeout=30", "debug", "workers"]
+        command = [*self.client(), "--timeout=30", "debug", "workers"]
         while True:
             done = subprocess.run(command, capture_output=True, env=environment(), check=False)
             took = time.monotonic() - self.began
@@ -95,7 +99,7 @@ class Daemon:
     def build(self, job: Job) -> Built:
         """Build and remember the processor time that it took. Raises PerfError."""
         before = cpu_seconds(self.pid)
-        built = build(job, self.address, self.base)
+        built = build(job, self.client(), self.base)
         self.build_cpu = cpu_seconds(self.pid) - before
         return built
 

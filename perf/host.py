@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from sidecar.userns import network_mode
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 TOOLS = REPOSITORY / "tools"
 
@@ -129,6 +131,11 @@ def remove_tree(directory: Path) -> None:
         subprocess.run(argv, env=environment(), check=False, stderr=subprocess.DEVNULL)
     with suppress(FileNotFoundError):
         shutil.rmtree(directory)
+
+
+def own_network() -> bool:
+    """Whether RUN steps can have a network of their own here, by the sidecar's own test."""
+    return network_mode(os.environ).mode == "own"
 
 
 def free_port(address: str = "127.0.0.1") -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from perf.daemon import Daemon
-from perf.host import file_system, program
+from perf.host import file_system, own_network, program
 
 #: As the sidecar starts rootlesskit, so that RUN steps have the same network.
-NETWORK = (
+_OWN_NETWORK = (
     "--net=slirp4netns",
     "--mtu=65520",
     "--slirp4netns-sandbox=auto",
@@ -43,9 +43,10 @@ class StockDaemon(Daemon):
     def command(self) -> list[str]:
         """Start it in rootlesskit, the snapshotter named so that nothing is guessed."""
         root = f"{self.base}/root"
+        network = _OWN_NETWORK if own_network() else ("--net=host",)
         wrapper = ["sh", "-c", _ON_TMPFS, "sh", root] if file_system(self.base) == "tmpfs" else []
         return [
-            *(program("rootlesskit"), f"--state-dir={self.base}/rootlesskit", *NETWORK),
+            *(program("rootlesskit"), f"--state-dir={self.base}/rootlesskit", *network),
             *wrapper,
             *(program("buildkitd"), f"--config={self._config}", f"--root={root}"),
             *("--addr", self.address, "--oci-worker-no-process-sandbox"),

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from perf.daemon import BoundWatch, Daemon, arguments
-from perf.host import PerfError, free_port, sidecar_environment
+from perf.host import PerfError, free_port, own_network, sidecar_environment
+
+_ENDPOINT_WITHIN = 10.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,17 @@ class Pod(Daemon):
             "log-format": "json",
         }
         return [sys.executable, "-m", "sidecar", "run", *arguments(flags)]
+
+    def client(self) -> list[str]:
+        """As the sidecar's endpoint file tells, where RUN steps could reach the endpoint."""
+        client = super().client()
+        if not own_network():
+            file = self.root / "endpoint.json"
+            until = time.monotonic() + _ENDPOINT_WITHIN
+            while not file.exists() and time.monotonic() < until:
+                time.sleep(0.01)
+            client.append(f"--tlsdir={json.loads(file.read_text())['tlsdir']}")
+        return client
 
     def environment(self) -> Mapping[str, str]:
         """Without the harness' own variables."""

@@ -24,11 +24,13 @@ KEY = "run"
 @dataclass(frozen=True)
 class Wanted:
     """What to show. ``project`` makes the working copy once the base image's name is known;
+    ``needs_base``: whether it is built on one;
     ``program`` is what to run in the image, empty for the image's own, None for nothing.
     """
 
     project: Callable[[Path, str], Project]
     scratch: Path
+    needs_base: bool = True
     head_start: float = 10.0
     program: list[str] | None = field(default_factory=list)
 
@@ -61,11 +63,14 @@ class Story:
                 config = images.config(scratch / "buildkitd.toml")
                 log = scratch / "objectserver.log"
                 url = stack.enter_context(object_server(self._store, log))
-            with self._step("starting stock buildkitd, which stays up, and pushing a base image"):
+            with self._step("starting stock buildkitd, which stays up"):
                 warm = stack.enter_context(StockDaemon(scratch / "warm", config))
                 warm.start(watched=False)
                 warm.wait_answer()
-                base = push_base(warm.address, images.host)
+            base = ""
+            if self._wanted.needs_base:
+                with self._step("pushing a Debian base image"):
+                    base = push_base(warm.address, images.host)
             project = self._wanted.project(scratch, base)
             options = PodOptions(url, KEY, config)
             self._cold(project, images, Pod(scratch / "pod1", options))

@@ -88,11 +88,17 @@ def _wanted(options: argparse.Namespace, scratch: Path) -> Wanted:
         def sample(directory: Path, base_image: str) -> project.Project:
             return project.scenario("sample", directory, base_image)
 
-        return Wanted(sample, scratch, options.head_start)
+        return Wanted(sample, scratch, head_start=options.head_start)
     # Copied now: what is wrong with it shows before anything is started.
     mine = project.own(options.context, options.dockerfile, options.change, scratch)
     program = shlex.split(options.program) or None
-    return Wanted(lambda _directory, _image: mine, scratch, options.head_start, program)
+    return Wanted(
+        lambda _directory, _image: mine,
+        scratch,
+        needs_base=False,
+        head_start=options.head_start,
+        program=program,
+    )
 
 
 def _show(result: dict[str, Any]) -> None:
