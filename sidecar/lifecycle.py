@@ -210,6 +210,7 @@ class Lifecycle:
 
     def _lost(self, number: int, reason: str, *, admitted: bool) -> str:
         log.error("the root is lost; going on with an empty one", reason=reason)
+        self._status.enter(Phase.STARTING_DAEMON, "the daemon moves to an empty root")
         if admitted:
             self._status.lost_root(number + 1, reason)
             self._status.went_cold("root-lost", reason)
