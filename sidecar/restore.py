@@ -203,6 +203,7 @@ class _Fill:
         self._content = content
         self._urgency = urgency
         self._retried: set[int] = set()
+        self._tree = ""
         self._staged: dict[str, SegmentPlan] = {}
         self._outstanding = 0
         self._all_served = asyncio.Event()
@@ -217,13 +218,21 @@ class _Fill:
             StoreError: the store does not have it or does not answer.
             AioRpcError: the agent is gone or refused it.
         """
-        tree = ""
         if self._content.tree:
             path = await self._downloads.content_file(self._content.tree, self._urgency)
-            tree = str(path)
+            self._tree = str(path)
+        try:
+            await self._fill()
+        finally:
+            for plan in self._staged.values():
+                self._downloads.released(plan)
+            # What the agent is done with it has deleted itself.
+            await asyncio.to_thread(_unlink, [*self._staged, self._tree])
+
+    async def _fill(self) -> None:
         self._call = self._agent.fill()
         header = agent_pb2.FillHeader(
-            object=self._key.to_proto(), tree_path=tree, priority=self._urgency()
+            object=self._key.to_proto(), tree_path=self._tree, priority=self._urgency()
         )
         await self._call.write(agent_pb2.FillRequest(header=header))
         try:
@@ -237,9 +246,6 @@ class _Fill:
             raise cause(failures, _FAILURES) from None
         finally:
             self._call.cancel()
-            for plan in self._staged.values():
-                self._downloads.released(plan)
-            await asyncio.to_thread(_unlink, list(self._staged))
 
     def _add(self, group: asyncio.TaskGroup, plans: Sequence[SegmentPlan]) -> None:
         self._outstanding += len(plans)
@@ -277,5 +283,5 @@ class _Fill:
 
 
 def _unlink(paths: Sequence[str]) -> None:
-    for path in paths:
+    for path in filter(None, paths):
         Path(path).unlink(missing_ok=True)

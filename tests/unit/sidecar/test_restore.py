@@ -1,0 +1,227 @@
+"""The restorer against an agent behind the real API and a real store that fails on demand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache.packs import pack_name
+from buildsvc.errors import CorruptObject
+from buildsvc.store.faults import Fail, FaultyStore, Hold, Rule
+from buildsvc.store.local import LocalStore
+from sidecar.download import Downloads, Slots
+from sidecar.plan import ObjectKey, Plan
+from sidecar.restore import Restorer
+from sidecar.status import Status
+from sidecar.timeline import Kind
+from tests.unit.sidecar.fakeagent import FakeAgent, connected, generation
+
+SNAPSHOTS = {"a": b"A" * 1000, "b<a": b"B" * 2000, "c": b"C" * 3000, "d": b"D" * 4000}
+BLOB = "sha256:" + "cd" * 32
+FOREVER = 30.0
+
+
+class Scene:
+    """A restorer and all that is around it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.agent = FakeAgent()
+        self.status = Status()
+        self.lost: asyncio.Queue[str] = asyncio.Queue()
+        self.slots = Slots(4, 1 << 20)
+        self.demand_timeout = FOREVER
+        self.script: Sequence[Rule] = ()
+        self.root = cache_pb2.Root()
+
+    async def publish(self, used: tuple[str, ...] = ()) -> None:
+        store = LocalStore(self.directory / "store")
+        packs = self.directory / "packs"
+        packs.mkdir()
+        self.root = await generation(store, packs, SNAPSHOTS, {BLOB: b"blob" * 100}, used)
+        await store.close()
+
+    def pack_of(self, name: str) -> str:
+        """The store's name of the pack that an object's data lies in."""
+        plan = Plan(self.root)
+        key = ObjectKey.blob(name) if ":" in name else ObjectKey.snapshot(name)
+        return pack_name(plan.contents[key].data[0].pack)
+
+    @asynccontextmanager
+    async def restorer(self) -> AsyncIterator[Restorer]:
+        down = self.directory / "down"
+        down.mkdir()
+        store = FaultyStore(LocalStore(self.directory / "store"), self.script)
+        async with connected(self.agent, self.directory) as client:
+            yield Restorer(
+                client,
+                Downloads(store, down, self.slots),
+                Plan(self.root),
+                self.status,
+                demand_timeout=self.demand_timeout,
+                on_lost=self.lost.put_nowait,
+            )
+        await store.close()
+        # Whatever happened, nothing stays staged.
+        assert list(down.iterdir()) == []
+        assert self.slots._staged == 0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Restorer]:
+        async with self.restorer() as restorer:
+            task = asyncio.create_task(restorer.run())
+            await asyncio.sleep(0)
+            try:
+                yield restorer
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def fetched(self, count: int) -> None:
+        """Wait until so many fetches have ended, well or not."""
+        await self.status.until(lambda status: len(self.ended(status)) >= count)
+
+    @staticmethod
+    def ended(status: Status) -> list[str]:
+        spans = (s for s in status.timeline if s.kind is Kind.FETCH and s.finish is not None)
+        return [f"{span.name}: {span.outcome}" for span in spans]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+async def test_everything_is_prefetched_with_its_bytes(scene: Scene) -> None:
+    await scene.publish()
+    async with scene.running():
+        await scene.fetched(5)
+    expected = {name.partition("<")[0]: content for name, content in SNAPSHOTS.items()}
+    assert scene.agent.filled == {**expected, BLOB: b"blob" * 100}
+    assert scene.lost.empty()
+
+
+async def test_the_trace_goes_first_and_the_rest_waits_for_the_build(scene: Scene) -> None:
+    await scene.publish(used=("b",))
+    async with scene.restorer() as restorer:
+        restorer.build_runs(running=True)
+        task = asyncio.create_task(restorer.run())
+        await scene.fetched(2)
+        assert scene.agent.order == ["a", "b"]
+        restorer.build_runs(running=False)
+        await scene.fetched(5)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert scene.status.counts.family("fetched_objects") == {"trace": 2, "rest": 3}
+
+
+async def test_a_demand_is_fetched_while_a_build_runs(scene: Scene) -> None:
+    await scene.publish()
+    async with scene.restorer() as restorer:
+        restorer.build_runs(running=True)
+        task = asyncio.create_task(restorer.run())
+        await asyncio.sleep(0)
+        restorer.demand(ObjectKey.snapshot("d"))
+        await scene.fetched(1)
+        assert list(scene.agent.filled) == ["d"]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert scene.status.counts.family("fetched_objects") == {"demand": 1}
+
+
+async def test_a_prefetch_that_becomes_demanded_counts_as_a_demand(scene: Scene) -> None:
+    await scene.publish()
+    scene.agent.held["a"] = asyncio.Event()
+    async with scene.running() as restorer:
+        await scene.fetched(4)
+        restorer.demand(ObjectKey.snapshot("a"))
+        scene.agent.held["a"].set()
+        await scene.fetched(5)
+    assert scene.agent.order.count("a") == 1
+    assert scene.status.counts.family("fetched_objects")["demand"] == 1
+
+
+async def test_chunks_that_are_corrupt_once_are_sent_again(scene: Scene) -> None:
+    await scene.publish()
+    scene.agent.corrupt["c"] = 1
+    async with scene.running():
+        await scene.fetched(5)
+    assert scene.agent.filled["c"] == SNAPSHOTS["c"]
+
+
+@pytest.mark.parametrize("trouble", ["corrupt", "refused", "store"])
+async def test_a_prefetch_that_fails_harms_nobody(scene: Scene, trouble: str) -> None:
+    await scene.publish()
+    if trouble == "corrupt":
+        scene.agent.corrupt["c"] = 99
+    elif trouble == "refused":
+        scene.agent.refused.add("c")
+    else:
+        scene.script = [Rule("get_range*", scene.pack_of("c"), 0, Fail())]
+    async with scene.running():
+        await scene.fetched(5)
+        assert "c: failed" in scene.ended(scene.status)
+        assert len(scene.agent.filled) == 4
+        assert scene.lost.empty()
+    assert sum(scene.status.counts.family("errors").values()) == 1
+
+
+async def test_what_failed_is_fetched_again_when_it_is_demanded(scene: Scene) -> None:
+    await scene.publish()
+    scene.script = [Rule("get_range", scene.pack_of("c"), 1, Fail())]
+    async with scene.running() as restorer:
+        await scene.fetched(5)
+        assert "c" not in scene.agent.filled
+        restorer.demand(ObjectKey.snapshot("c"))
+        await scene.fetched(6)
+    assert scene.agent.filled["c"] == SNAPSHOTS["c"]
+    assert scene.lost.empty()
+
+
+async def test_a_demand_that_cannot_be_had_loses_the_root(scene: Scene) -> None:
+    await scene.publish()
+    scene.agent.corrupt["c"] = 99
+    async with scene.running() as restorer:
+        await scene.fetched(5)
+        restorer.demand(ObjectKey.snapshot("c"))
+        assert await scene.lost.get() == "demanded object c could not be fetched"
+
+
+async def test_a_demand_that_takes_too_long_loses_the_root(scene: Scene) -> None:
+    await scene.publish()
+    scene.demand_timeout = 0.01
+    scene.script = [Rule("get_range*", scene.pack_of(BLOB), 0, Hold(asyncio.Event()))]
+    async with scene.running() as restorer:
+        restorer.demand(ObjectKey.blob(BLOB))
+        assert await scene.lost.get() == f"demanded object {BLOB} took over 0.01 s"
+
+
+async def test_a_demand_for_a_stranger_loses_the_root(scene: Scene) -> None:
+    await scene.publish()
+    async with scene.running() as restorer:
+        restorer.demand(ObjectKey.snapshot("e"))
+        assert await scene.lost.get() == "e is asked for but not part of the restored generation"
+
+
+async def test_complete_fetches_what_is_wanted_and_only_that(scene: Scene) -> None:
+    await scene.publish()
+    async with scene.restorer() as restorer:
+        await restorer.complete(lambda key: key.is_blob)
+        assert list(scene.agent.filled) == [BLOB]
+        await restorer.complete(lambda _: True)
+    assert len(scene.agent.filled) == 5
+
+
+async def test_complete_says_what_cannot_be_had(scene: Scene) -> None:
+    await scene.publish()
+    scene.agent.corrupt["c"] = 99
+    async with scene.restorer() as restorer:
+        # Neither wrapped in a group nor left waiting for what is held.
+        scene.agent.held["d"] = asyncio.Event()
+        with pytest.raises(CorruptObject, match="c could not be restored"):
+            await restorer.complete(lambda _: True)
