@@ -219,10 +219,13 @@ class Pod:
         assert self.process is not None
         task = asyncio.ensure_future(waiting)
         ended = asyncio.ensure_future(self.process.wait())
-        await asyncio.wait([task, ended], return_when=asyncio.FIRST_COMPLETED)
-        ended.cancel()
-        if not task.done():
+        try:
+            await asyncio.wait([task, ended], return_when=asyncio.FIRST_COMPLETED)
+            stopped = not task.done()
+        finally:
+            ended.cancel()
             task.cancel()
+        if stopped:
             raise AssertionError(f"the sidecar ended: {self.process.returncode}\n{self.log}")
         task.result()
 
@@ -332,7 +335,17 @@ class Pod:
         await self.build(context, f"--output=type=local,dest={place}", *options)
         return place
 
+    async def client(self, *arguments: str) -> Finished:
+        """Run another command of buildctl."""
+        return await command("buildctl", "--addr", self.endpoint()["url"], *arguments)
+
     # Its processes
+
+    def agent(self) -> int:
+        """Return the agent's pid: its workers have the same command line."""
+        agents = self.children("sidecar.agent --root")
+        (pid,) = [pid for pid in agents if parent(pid) not in agents]
+        return pid
 
     def children(self, word: str) -> list[int]:
         """Return the pids below this sidecar whose command line has the word."""
@@ -355,6 +368,14 @@ def command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:
         return ""
+
+
+def parent(pid: int) -> int:
+    """Return a process' parent, 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def below(pid: int) -> Iterable[int]:
