@@ -12,7 +12,7 @@ bin=$(made_for_tree venv.sh)/bin
 caches=${XDG_CACHE_HOME:-$HOME/.cache}/buildsvc/checks
 mkdir -p "$caches"
 export RUFF_CACHE_DIR=$caches/ruff MYPY_CACHE_DIR=$caches/mypy COVERAGE_FILE=$caches/coverage/data
-export HYPOTHESIS_STORAGE_DIRECTORY=$caches/hypothesis PYTHONDONTWRITEBYTECODE=1
+export HYPOTHESIS_STORAGE_DIRECTORY=$caches/hypothesis PYTHONPYCACHEPREFIX=$caches/pycache
 
 lint() {
   local targets=() dir
