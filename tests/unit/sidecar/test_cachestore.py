@@ -1,0 +1,60 @@
+"""Keys from settings, and the daemon's own word about its version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from buildsvc.errors import ConfigError, EnvironmentUnfit
+from sidecar.cachestore import buildkit_version, cache_keys, cache_store, this_platform
+from sidecar.settings import Settings
+
+
+def program(tmp_path: Path, script: str) -> Path:
+    path = tmp_path / "buildkitd"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+async def test_the_version_is_what_the_program_says(tmp_path: Path) -> None:
+    said = "echo buildkitd github.com/moby/buildkit v0.33.1 1234abc"
+    assert await buildkit_version(program(tmp_path, said)) == "v0.33.1"
+
+
+@pytest.mark.parametrize("script", ["echo hello", "exit 1"])
+async def test_a_program_that_does_not_say(tmp_path: Path, script: str) -> None:
+    with pytest.raises(EnvironmentUnfit, match="does not say its version"):
+        await buildkit_version(program(tmp_path, script))
+
+
+async def test_a_program_that_does_not_run(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentUnfit, match="does not run"):
+        await buildkit_version(tmp_path / "missing")
+
+
+def settings(**values: object) -> Settings:
+    return Settings.model_validate({"root": Path("/r"), **values})
+
+
+def test_other_daemons_and_tenants_have_other_keys() -> None:
+    one = cache_keys(settings(cache_key="app"), "v0.33.1").own
+    assert one == cache_keys(settings(cache_key="app"), "v0.33.9").own
+    others = [
+        cache_keys(settings(cache_key="app"), "v0.34.0").own,
+        cache_keys(settings(cache_key="app", tenant="other"), "v0.33.1").own,
+        cache_keys(settings(cache_key="app", trust_domain="fork"), "v0.33.1").own,
+    ]
+    assert len({one.id, *(other.id for other in others)}) == 4
+
+
+def test_the_own_key_comes_before_its_fallbacks() -> None:
+    keys = cache_keys(settings(cache_key="branch", fallback_keys=["main", "old"]), "v0.33.1")
+    assert [key.name for key in keys.all] == ["branch", "main", "old"]
+    assert {key.platform for key in keys.all} == {this_platform().replace("/", "-")}
+
+
+def test_a_store_of_no_known_kind_is_a_setting_that_is_wrong() -> None:
+    with pytest.raises(ConfigError):
+        cache_store(settings(store="ftp://host/dir"))

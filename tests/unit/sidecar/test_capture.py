@@ -1,0 +1,190 @@
+"""Packs on their way up: what is uploaded, kept, tried again, and what the agent's death costs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc.aio
+import pytest
+
+from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
+from buildsvc.cache.catalog import Catalog
+from buildsvc.cache.packs import FinishedPack, pack_name
+from buildsvc.errors import ObjectNotFound, StoreError
+from buildsvc.store.faults import Fail, FaultyStore, Hold, Rule
+from buildsvc.store.local import LocalStore
+from sidecar.capture import Captures, Uploads, restored_blobs, restored_trees
+from sidecar.plan import ObjectKey
+from sidecar.status import Status
+from tests.unit.cache.fakes import make_root, write_pack
+from tests.unit.sidecar.fakeagent import FakeAgent, connected
+
+
+@asynccontextmanager
+async def scene(
+    tmp_path: Path, agent: FakeAgent, script: Sequence[Rule] = ()
+) -> AsyncIterator[tuple[Captures, Uploads, Catalog, FaultyStore]]:
+    store = FaultyStore(LocalStore(tmp_path / "store"), script)
+    catalog = Catalog()
+    async with connected(agent, tmp_path) as client:
+        uploads = Uploads(store, client, catalog, Status(), 2)
+        yield Captures(client, uploads), uploads, catalog, store
+    await store.close()
+
+
+def pack_event(pack: FinishedPack) -> agent_pb2.CaptureEvent:
+    return agent_pb2.CaptureEvent(
+        pack=agent_pb2.PackFile(
+            path=str(pack.path),
+            digest=pack.digest,
+            size=pack.size,
+            chunk_digests=pack.chunk_digests,
+            chunk_offsets=pack.chunk_offsets,
+            chunk_stored=pack.chunk_stored,
+            chunk_lengths=pack.chunk_lengths,
+        )
+    )
+
+
+def tree_event(name: str) -> agent_pb2.CaptureEvent:
+    tree = agent_pb2.CapturedTree(
+        name=name, tree_digests=b"t" * 32, data_digests=b"d" * 64, usage_bytes=3, usage_inodes=4
+    )
+    return agent_pb2.CaptureEvent(snapshot=tree)
+
+
+def skipped_event(name: str) -> agent_pb2.CaptureEvent:
+    key = ObjectKey.snapshot(name).to_proto()
+    return agent_pb2.CaptureEvent(skipped=agent_pb2.SkippedObject(object=key, reason="changed"))
+
+
+REQUEST = agent_pb2.CaptureRequest(snapshots=["a"])
+
+
+async def test_a_pack_is_stored_known_and_released(tmp_path: Path) -> None:
+    agent = FakeAgent()
+    pack = write_pack(tmp_path, [b"content"])
+    blob = agent_pb2.CapturedBlob(digest="sha256:b", size=7, mtime_ns=8, data_digests=b"d" * 32)
+    databases = agent_pb2.CapturedTree(tree_digests=b"x" * 32)
+    agent.captures = [
+        [
+            tree_event("a"),
+            agent_pb2.CaptureEvent(blob=blob),
+            pack_event(pack),
+            agent_pb2.CaptureEvent(databases=databases),
+            skipped_event("gone"),
+        ]
+    ]
+    async with scene(tmp_path, agent) as (captures, uploads, catalog, store):
+        skipped = await captures.capture(REQUEST)
+        assert await store.get(pack_name(pack.digest)) == pack.path.read_bytes()
+    assert skipped == [(ObjectKey.snapshot("gone"), "changed")]
+    assert catalog.locate(pack.chunk_digests).pack == pack.digest
+    assert agent.released == [str(pack.path)]
+    assert (uploads.packs, uploads.bytes) == (1, pack.size)
+    assert captures.trees["a"].usage_inodes == 4
+    assert captures.blobs["sha256:b"].mtime_ns == 8
+    assert captures.databases is not None
+    assert captures.databases.tree == b"x" * 32
+
+
+async def test_what_the_agent_could_not_capture_again_is_forgotten(tmp_path: Path) -> None:
+    agent = FakeAgent()
+    agent.captures = [[tree_event("a")], [skipped_event("a")]]
+    async with scene(tmp_path, agent) as (captures, _, _, _):
+        await captures.capture(REQUEST)
+        await captures.capture(REQUEST)
+    assert captures.trees == {}
+
+
+async def test_a_pack_that_the_store_refuses_is_kept_until_it_takes_it(tmp_path: Path) -> None:
+    agent = FakeAgent()
+    packs = [write_pack(tmp_path, [bytes([n]) * 10]) for n in range(2)]
+    agent.captures = [[*map(pack_event, packs), tree_event("a")]]
+    script = [Rule("put_file", "packs/*", call, Fail()) for call in (1, 2, 3)]
+    async with scene(tmp_path, agent, script) as (captures, uploads, catalog, store):
+        await captures.capture(REQUEST)
+        assert "a" in captures.trees
+        assert len(catalog) == 0
+        assert agent.released == []
+        with pytest.raises(StoreError):
+            await uploads.flush()
+        await uploads.flush()
+        assert len(catalog) == 2
+        for pack in packs:
+            assert await store.get(pack_name(pack.digest))
+    assert sorted(agent.released) == sorted(str(pack.path) for pack in packs)
+
+
+async def test_an_agent_that_dies_in_a_capture_is_told_by_its_own_error(tmp_path: Path) -> None:
+    agent = FakeAgent()
+    pack = write_pack(tmp_path, [b"content"])
+    agent.captures = [[pack_event(pack), tree_event("a")]]
+    agent.breaks_at = 0
+    go = asyncio.Event()
+    held = Hold(go)
+    async with scene(tmp_path, agent, [Rule("put_file", "*", 1, held)]) as (
+        captures, _, catalog, store,
+    ):  # fmt: skip
+        task = asyncio.create_task(captures.capture(REQUEST))
+        await held.reached.wait()
+        go.set()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await task
+        # To a living agent the chunks of a pack that it handed over count as stored.
+        assert await store.get(pack_name(pack.digest))
+        assert len(catalog) == 1
+
+
+async def test_a_pack_file_that_is_gone_is_an_error_of_its_own(tmp_path: Path) -> None:
+    agent = FakeAgent()
+    pack = write_pack(tmp_path, [b"content"])
+    pack.path.unlink()
+    agent.captures = [[pack_event(pack)]]
+    async with scene(tmp_path, agent) as (captures, _, catalog, store):
+        with pytest.raises(OSError, match="No such file"):
+            await captures.capture(REQUEST)
+        with pytest.raises(ObjectNotFound):
+            await store.get(pack_name(pack.digest))
+        assert len(catalog) == 0
+
+
+async def test_committed_snapshots_are_captured_once_at_idle_priority(tmp_path: Path) -> None:
+    agent = FakeAgent()
+    agent.captures = [[tree_event("a")], [tree_event("b")]]
+    async with scene(tmp_path, agent) as (captures, _, _, _):
+        running = asyncio.create_task(captures.run())
+        for name in ("a", "b", "a"):
+            captures.committed(name)
+        await captures.drained()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert [(list(r.snapshots), r.idle) for r in agent.captured] == [(["a"], True), (["b"], True)]
+
+
+async def test_a_capture_that_fails_does_not_end_those_that_follow(tmp_path: Path) -> None:
+    agent = FakeAgent()
+    agent.captures = [[], [tree_event("b")]]
+    agent.breaks_at = 0
+    async with scene(tmp_path, agent) as (captures, _, _, _):
+        running = asyncio.create_task(captures.run())
+        captures.committed("a")
+        captures.committed("b")
+        await captures.drained()
+        assert not running.done()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert list(captures.trees) == ["b"]
+
+
+def test_what_a_generation_has_counts_as_captured(tmp_path: Path) -> None:
+    root = make_root(tmp_path)
+    trees, blobs = restored_trees(root), restored_blobs(root)
+    assert sorted(trees) == ["buildkit/1/lower", "buildkit/2/upper"]
+    tree = trees["buildkit/1/lower"]
+    assert (len(tree.tree), len(tree.data), tree.usage_bytes) == (32, 64, 7)
+    (blob,) = blobs.values()
+    assert (blob.size, blob.mtime_ns, len(blob.data)) == (1500, 5, 32)

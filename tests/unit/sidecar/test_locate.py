@@ -1,0 +1,168 @@
+"""Which generation a pod starts from, and why from none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache.generations import Generation, GenerationLog
+from buildsvc.cache.keys import CacheKey
+from buildsvc.cache.packs import pack_name
+from buildsvc.cache.roots import root_name
+from buildsvc.errors import CorruptObject, ObjectNotFound
+from buildsvc.store.contract import Store
+from buildsvc.store.faults import Fail, FaultyStore, Rule
+from buildsvc.store.local import LocalStore
+from sidecar.download import Downloads, Slots
+from sidecar.locate import Cold, Found, loadable, locate
+from sidecar.paths import EpochPaths
+from tests.unit.cache.fakes import make_root
+from tests.unit.sidecar.fakeagent import generation
+
+
+def key(name: str) -> CacheKey:
+    return CacheKey.make(
+        tenant="t",
+        trust_domain="d",
+        name=name,
+        platform="linux/amd64",
+        buildkit_version="v0.33.1",
+    )
+
+
+MINE, MAIN = key("mine"), key("main")
+
+
+@pytest_asyncio.fixture
+async def store(tmp_path: Path) -> AsyncIterator[LocalStore]:
+    made = LocalStore(tmp_path / "store")
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> EpochPaths:
+    made = EpochPaths(tmp_path / "epoch-1")
+    made.make()
+    return made
+
+
+async def publish(store: Store, at: CacheKey, directory: Path, marker: bytes = b"") -> Generation:
+    log = GenerationLog(store, at)
+    directory.mkdir(exist_ok=True)
+    root = await asyncio.to_thread(make_root, directory, marker=marker)
+    return await log.publish(root, parent=await log.newest())
+
+
+async def newer_head(store: Store, at: CacheKey, number: int) -> None:
+    head = cache_pb2.Head(format_version=99, key=at.text, number=number, buildsvc_version="9.0")
+    await store.create(at.head_name(number), head.SerializeToString())
+
+
+async def test_the_newest_generation_of_the_own_key(store: LocalStore, tmp_path: Path) -> None:
+    await publish(store, MAIN, tmp_path / "1")
+    await publish(store, MINE, tmp_path / "2")
+    newest = await publish(store, MINE, tmp_path / "3", b"changed")
+    found = await locate(store, [MINE, MAIN])
+    assert found.key == MINE
+    assert found.generation == newest
+    assert found.generation.number == 2
+
+
+async def test_a_fallback_where_the_own_key_has_none(store: LocalStore, tmp_path: Path) -> None:
+    await publish(store, MAIN, tmp_path / "1")
+    found = await locate(store, [MINE, key("other"), MAIN])
+    assert (found.key, found.generation.number) == (MAIN, 1)
+
+
+async def test_a_newer_format_is_passed_over_for_an_older_generation(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    await publish(store, MINE, tmp_path / "1")
+    await newer_head(store, MINE, 2)
+    assert (await locate(store, [MINE, MAIN])).generation.number == 1
+
+
+async def test_a_lost_root_is_passed_over_for_an_older_generation(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    await publish(store, MINE, tmp_path / "1")
+    newest = await publish(store, MINE, tmp_path / "2", b"changed")
+    await store.delete(root_name(newest.head.root))
+    assert (await locate(store, [MINE])).generation.number == 1
+
+
+async def test_only_newer_formats_are_a_reason_of_their_own(store: LocalStore) -> None:
+    await newer_head(store, MINE, 1)
+    with pytest.raises(Cold, match=r"9\.0") as cold:
+        await locate(store, [MINE])
+    assert cold.value.reason == "unsupported-format"
+
+
+async def test_only_corrupt_generations(store: LocalStore, tmp_path: Path) -> None:
+    only = await publish(store, MINE, tmp_path / "1")
+    await store.put(root_name(only.head.root), b"not a root")
+    with pytest.raises(Cold) as cold:
+        await locate(store, [MINE])
+    assert cold.value.reason == "corrupt"
+
+
+async def test_nothing_was_published(store: LocalStore) -> None:
+    with pytest.raises(Cold, match="mine, main") as cold:
+        await locate(store, [MINE, MAIN])
+    assert cold.value.reason == "no-generation"
+
+
+async def test_a_store_that_does_not_answer(store: LocalStore, tmp_path: Path) -> None:
+    await publish(store, MINE, tmp_path / "1")
+    dead = FaultyStore(store, [Rule("*", "*", 0, Fail())])
+    with pytest.raises(Cold) as cold:
+        await locate(dead, [MINE])
+    assert cold.value.reason == "store-unavailable"
+
+
+async def found_in(store: Store, directory: Path) -> Found:
+    directory.mkdir()
+    root = await generation(store, directory, {"a": b"A" * 100})
+    return Found(MINE, Generation(cache_pb2.Head(number=1), b""), root)
+
+
+async def test_what_the_daemon_needs_is_staged(
+    store: LocalStore, paths: EpochPaths, tmp_path: Path
+) -> None:
+    found = await found_in(store, tmp_path / "packs")
+    slots = Slots(2, 1 << 20)
+    ready = await loadable(found, Downloads(store, paths.down, slots), paths)
+    request = ready.request
+    assert cache_pb2.Root.FromString(Path(request.root_path).read_bytes()) == found.root
+    tree = cache_pb2.Tree.FromString(Path(request.databases_tree_path).read_bytes())
+    assert [entry.path for entry in tree.entries] == [b"", b"cache.db"]
+    (segment,) = request.databases
+    assert Path(segment.path).is_file()
+    assert request.lease_blobs
+    assert slots._staged == 0
+
+
+async def test_corrupt_databases_are_found_before_the_agent_sees_them(
+    store: LocalStore, paths: EpochPaths, tmp_path: Path
+) -> None:
+    found = await found_in(store, tmp_path / "packs")
+    for pack in found.root.packs:
+        await store.put(pack_name(pack.digest), bytes(pack.size))
+    with pytest.raises(CorruptObject):
+        await loadable(found, Downloads(store, paths.down, Slots(2, 1 << 20)), paths)
+
+
+async def test_databases_that_are_not_there(
+    store: LocalStore, paths: EpochPaths, tmp_path: Path
+) -> None:
+    found = await found_in(store, tmp_path / "packs")
+    for pack in found.root.packs:
+        await store.delete(pack_name(pack.digest))
+    with pytest.raises(ObjectNotFound):
+        await loadable(found, Downloads(store, paths.down, Slots(2, 1 << 20)), paths)
