@@ -123,9 +123,9 @@ class Lifecycle:
             BuildsvcError: no daemon can be started here, not even a cold one.
         """
         settings = self._settings
-        version = await cachestore.buildkit_version(settings.program("buildkitd"))
-        self._keys = cachestore.cache_keys(settings, version)
-        self._version = version
+        # Only the cache needs to know it, and asking takes as long as making a namespace.
+        asking = asyncio.ensure_future(cachestore.buildkit_version(settings.program("buildkitd")))
+        self._version = asking
         self._network = await asyncio.to_thread(_network, settings)
         self._launch = Launch(settings, os.environ, await self._endpoint())
         left = await asyncio.to_thread(left_over, self._root.path)
@@ -142,6 +142,8 @@ class Lifecycle:
         finally:
             # Whatever is left is swept by the next sidecar of this root.
             sweeping.cancel()
+            asking.cancel()
+            await asyncio.gather(asking, sweeping, return_exceptions=True)
 
     async def checkpoint(self) -> CheckpointReport:
         """Take a checkpoint when the daemon is idle and publish it; return when that is done.
@@ -262,7 +264,8 @@ class Lifecycle:
     async def _fetched(self, epoch: Epoch) -> tuple[Found, Loadable]:
         if self._store is None:
             raise Cold("no-store", "no store is set (--store)")
-        found = await locate(self._store, self._keys.all)
+        keys = cachestore.cache_keys(self._settings, await asyncio.shield(self._version))
+        found = await locate(self._store, keys.all)
         try:
             return found, await epoch.fetch(found)
         except BuildsvcError as problem:
@@ -312,7 +315,7 @@ class Lifecycle:
             raise Lost(epoch.lost.result())
 
     async def _until_the_end(self, epoch: Epoch) -> None:
-        self._publishing = self._publisher(epoch)
+        self._publishing = await self._publisher(epoch)
         self._status.enter(Phase.READY)
         log.info("ready", endpoint=self._status.endpoint)
         ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._stop.wait()), epoch.lost]
@@ -329,13 +332,12 @@ class Lifecycle:
                 await self._publishing.close()
             self._publishing = None
 
-    def _publisher(self, epoch: Epoch) -> Publishing | None:
+    async def _publisher(self, epoch: Epoch) -> Publishing | None:
         if self._store is None or self._settings.publish == "never":
             return None
-        key = self._keys.own
-        publisher = Publisher(
-            GenerationLog(self._store, key), self._version, cachestore.this_platform()
-        )
+        version = await asyncio.shield(self._version)
+        key = cachestore.cache_keys(self._settings, version).own
+        publisher = Publisher(GenerationLog(self._store, key), version, cachestore.this_platform())
         policy = Policy(self._settings.publish)
         return Publishing(epoch, publisher, key, policy, self._status)
 
