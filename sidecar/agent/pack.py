@@ -43,7 +43,8 @@ class Packer:
         root = os.open(path, DIRECTORY)
         try:
             capture = TreeCapture(root, self._sink, self._large_window, before)
-            captured = capture.run()
+            with self._sink.capturing():
+                captured = capture.run()
         finally:
             os.close(root)
         if remember is not None:
@@ -57,7 +58,7 @@ class Packer:
         data = bytearray()
         name = os.fsencode(path)
         status = os.stat(name, follow_symlinks=False)
-        with FileReader(name, None, name, status) as file:
+        with self._sink.capturing(), FileReader(name, None, name, status) as file:
             for _, view in file.chunks(0, status.st_size, self._large_window()):
                 hasher.update(view)
                 data += self._sink.put(view)

@@ -115,8 +115,7 @@ class PackerClient:
         """Delete a pack file that has been uploaded. What is no pack of ours is left alone."""
         if path.parent == self._staging and path.name in self._files:
             self._files.remove(path.name)
-            with suppress(FileNotFoundError):
-                os.unlink(path)
+            await asyncio.to_thread(path.unlink, missing_ok=True)
             self._released.set()
 
     async def _capture(self, capture: _Capture) -> Events:
@@ -189,10 +188,8 @@ class PackerClient:
         if self._process is not None and not self._process.dead:
             return self._process
         await self._end()
-        for name in os.listdir(self._staging):
-            if name not in self._files:
-                os.unlink(self._staging / name)
         try:
+            await asyncio.to_thread(_keep, self._staging, frozenset(self._files))
             self._process = await Process.start("pack", os.fspath(self._staging))
         except OSError as error:
             raise WorkerDied from error
@@ -209,6 +206,12 @@ class PackerClient:
 
 
 _NONE = agent_pb2.ObjectId()
+
+
+def _keep(directory: Path, names: frozenset[str]) -> None:
+    for name in os.listdir(directory):
+        if name not in names:
+            os.unlink(directory / name)
 
 
 def _chunk_digests(root: Path) -> bytes:

@@ -58,6 +58,10 @@ def make_privileged(root: Path) -> None:
     setuid.write_bytes(b"#!/bin/sh\n")
     os.chown(setuid, 33, 44)
     setuid.chmod(0o6755)
+    empty = root / "empty setuid"
+    empty.touch()
+    os.chown(empty, 33, 44)
+    empty.chmod(0o6755)
     large = root / "large setuid"
     large.write_bytes(os.urandom(9 << 20))
     os.chown(large, 33, 44)

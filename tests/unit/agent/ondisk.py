@@ -194,6 +194,7 @@ def make_everything(root: Path) -> None:
     os.mkfifo(root / "fifo", 0o611)
     os.mknod(root / "socket", stat.S_IFSOCK | 0o755)
     os.mknod(root / "a/whiteout", stat.S_IFCHR, 0)
+    os.link(root / "a/whiteout", root / "a/whiteout too")
     write_sparse(root / "holes all", 1 << 20, [])
     write_sparse(root / "holes small", 100_000, [(8192, b"x" * 4096), (65536, b"y" * 100)])
     write_sparse(root / "holes tail", 200_000, [(0, b"head" * 1024)])

@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache import chunking, chunks, trees
 from sidecar.agent import capture
+from sidecar.agent.bundle import Bundle, Member
 from sidecar.agent.errors import ChangedWhileReading, NotCapturable, StagingUnusable
 from sidecar.agent.reading import WINDOW, FileReader
+from sidecar.agent.scan import Found
 from sidecar.agent.statcache import RACY_NS, Remembered, StatCache
+from sidecar.agent.treewriter import Piece
 from tests.unit.agent.ondisk import Cache, describe, make_everything, write_sparse
 
 
@@ -154,6 +158,30 @@ def test_a_file_that_may_change_unseen_is_read_again(
     cache.packer.capture_tree(source, remember="mount")
     cache.packer.capture_tree(source, remember="mount")
     assert reads == [b"file", b"file"]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "same"),
+    [
+        ([(b"one", 20, 0, 10, 0), (b"one", 20, 10, 10, 0)], True),
+        ([(b"one", 20, 0, 10, 0)], False),
+        ([(b"one", 20, 0, 10, 0), (b"two", 20, 10, 10, 0)], False),
+        # The same content was in two bundles; half of each is not what both are.
+        ([(b"one", 20, 10, 10, 0), (b"one", 20, 0, 10, 0)], False),
+        ([None, (b"one", 20, 10, 10, 0)], False),
+        ([(b"one", 20, 0, 10, 0), None], False),
+    ],
+    ids=["whole", "half", "two chunks", "swapped", "new first", "new last"],
+)
+def test_a_bundle_is_reused_only_whole(
+    tmp_path: Path, pieces: list[Piece | None], *, same: bool
+) -> None:
+    bundle = Bundle()
+    found = Found(b"path", b"path", -1, 0, tmp_path.stat(), -1)
+    for piece in pieces:
+        before = Remembered(1, 10, 0, 0, (), (piece,)) if piece else None
+        bundle.add(Member(found, cache_pb2.Entry(), (), [(0, 10)], 10, None, before))
+    assert bundle.as_before() == (b"one" if same else None)
 
 
 def test_the_stat_cache_forgets_what_was_captured_longest_ago() -> None:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import pytest
 
-from sidecar.agent.dirfd import DIRECTORY, Directories
+from sidecar.agent.dirfd import CACHED, DIRECTORY, Directories
 from sidecar.agent.errors import ChangedWhileReading
 from sidecar.agent.scan import HELD_LEVELS, Found, Scan, read_xattrs
 from tests.unit.agent.ondisk import make_everything, opened
@@ -53,7 +53,6 @@ def test_a_directory_comes_before_its_subtree_in_one_piece(tmp_path: Path) -> No
 
 def test_usage_is_what_du_counts(tmp_path: Path) -> None:
     make_everything(tmp_path / "tree")
-    os.link(tmp_path / "tree/a/whiteout", tmp_path / "tree/whiteout too")
     _, scan = walk(tmp_path / "tree")
 
     def du(*options: str) -> int:
@@ -102,6 +101,21 @@ def test_no_depth_is_too_deep(tmp_path: Path) -> None:
         directories.close()
     assert descriptors() == before
     subprocess.run(["rm", "-r", tmp_path / os.fsdecode(name)], check=True)
+
+
+def test_few_directories_are_open_at_a_time(tmp_path: Path) -> None:
+    count = 3 * CACHED
+    for number in range(count):
+        (tmp_path / f"{number:04}").mkdir()
+    _, scan = walk(tmp_path)
+    before = descriptors()
+    directories = Directories(os.open(tmp_path, DIRECTORY), scan.parents, scan.names)
+    for number in (*range(count + 1), *range(count, 0, -1)):
+        status = os.fstat(directories.get(number))
+        assert os.path.samestat(status, os.stat(tmp_path / os.fsdecode(scan.names[number])))
+        assert descriptors() - before <= CACHED + 1
+    directories.close()
+    assert descriptors() == before
 
 
 @pytest.mark.parametrize("at", [b"", b"sub", b"sub/below"])
