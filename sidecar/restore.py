@@ -18,7 +18,7 @@ from sidecar.failures import cause
 from sidecar.plan import Content, ObjectKey, Plan
 from sidecar.segments import SegmentPlan, cut
 from sidecar.status import Status
-from sidecar.timeline import Kind
+from sidecar.timeline import Kind, Span
 
 #: Objects that are prefetched at the same time: enough to overlap one's last worker with
 #: the next one's first download.
@@ -39,13 +39,14 @@ class Urgency(IntEnum):
 class _Object:
     """One snapshot or blob of the generation and how far it is."""
 
-    __slots__ = ("content", "done", "key", "task", "urgency")
+    __slots__ = ("content", "done", "key", "span", "task", "urgency")
 
     def __init__(self, key: ObjectKey, content: Content) -> None:
         self.key = key
         self.content = content
         self.urgency = Urgency.REST
         self.task: asyncio.Task[None] | None = None
+        self.span: Span | None = None
         self.done = False
 
     @property
@@ -104,6 +105,9 @@ class Restorer:
         if wanted.done:
             return
         wanted.urgency = Urgency.DEMAND
+        if wanted.span is not None:
+            # A prefetch under way: whoever looks now sees what the build waits for.
+            wanted.span.note(why=wanted.why)
         self._start(wanted)
         if self._tasks is not None:
             self._tasks.create_task(self._watch_demand(wanted), name=f"demand {key.name}")
@@ -169,6 +173,7 @@ class Restorer:
     async def _fetch(self, item: _Object) -> None:
         what = "blob" if item.key.is_blob else "snapshot"
         span = self._status.begin(Kind.FETCH, item.key.name, object=what, why=item.why)
+        item.span = span
         fill = _Fill(self._agent, self._downloads, item.key, item.content, lambda: item.urgency)
         try:
             await fill.run()
