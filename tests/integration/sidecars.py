@@ -13,8 +13,8 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -378,13 +378,15 @@ def parent(pid: int) -> int:
         return 0
 
 
-def below(pid: int) -> Iterable[int]:
-    """Yield the descendants of a process."""
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            for child in map(int, task.read_text().split()):
-                yield child
-                yield from below(child)
+def below(pid: int) -> list[int]:
+    """Return the descendants of a process."""
+    # Not from /proc/PID/task/*/children: that may miss some while others end.
+    parents = {one: parent(one) for one in map(int, filter(str.isdigit, os.listdir("/proc")))}
+    found, wanted = list[int](), {pid}
+    while wanted:
+        wanted = {one for one, of in parents.items() if of in wanted}
+        found += wanted
+    return found
 
 
 async def remove(directory: Path) -> None:

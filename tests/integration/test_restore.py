@@ -154,6 +154,24 @@ def demanded(state: State) -> bool:
     )
 
 
+async def test_a_demand_that_is_not_served_in_time_loses_the_root(
+    seed: Seed, changed: Path, directory: Path
+) -> None:
+    async with objects(seed.store) as server:
+        flags = (f"--store={server.url}", "--publish=never", "--demand-timeout=1s")
+        one = Pod(directory / "one", *flags)
+        held = Held(server, lambda: bool(one.children("buildkitd.toml")))
+        async with one:
+            await one.ready()
+            running = await one.start_build(changed, f"--output=type=local,dest={directory / 'o'}")
+            state = await one.until(lambda state: state["ready"] and state["epoch"] == 2)
+            assert state["advice"]["what"] == "run-again"
+            assert "took over 1 s" in state["advice"]["detail"]
+            assert (await running.end()).code != 0
+            held.go.set()
+            assert whole(await one.export(changed))
+
+
 async def test_complete_restore_admits_clients_when_everything_is_local(
     seed: Seed, changed: Path, directory: Path
 ) -> None:
