@@ -14,7 +14,7 @@ from typing import Self
 
 from perf.build import Built, Job, build
 from perf.host import PerfError, environment, program, remove_tree
-from perf.watch import Memory, MemoryWatch, cpu_seconds, listens
+from perf.watch import Memory, MemoryWatch, cpu_by_role, listens
 
 
 class Daemon:
@@ -30,8 +30,8 @@ class Daemon:
         #: When the process began: monotonic and Unix seconds.
         self.began = 0.0
         self.began_unix = 0.0
-        #: Processor seconds of the tree during the last build.
-        self.build_cpu = 0.0
+        #: Processor seconds of the tree during the last build, by role.
+        self.build_cpu: dict[str, float] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._watch: MemoryWatch | None = None
         #: Peaks of what it started, while it was watched.
@@ -98,10 +98,16 @@ class Daemon:
 
     def build(self, job: Job) -> Built:
         """Build and remember the processor time that it took. Raises PerfError."""
-        before = cpu_seconds(self.pid)
+        before = cpu_by_role(self.pid)
         built = build(job, self.client(), self.base)
-        self.build_cpu = cpu_seconds(self.pid) - before
+        after = cpu_by_role(self.pid)
+        self.build_cpu = {name: round(after[name] - before.get(name, 0.0), 2) for name in after}
         return built
+
+    @property
+    def build_cpu_seconds(self) -> float:
+        """Processor seconds of the whole tree during the last build."""
+        return round(sum(self.build_cpu.values()), 2)
 
     def stop(self, within: float = 60.0) -> int:
         """Send SIGTERM and wait; return the exit status. Raises PerfError after ``within`` s."""

@@ -55,7 +55,7 @@ def _nothing(name: str, limit: str) -> Check:
 
 
 def _head_start(measured: Measured) -> Check:
-    name = "one-line change: pod with head start ÷ warm daemon"
+    name = "pod with head start ÷ warm daemon"
     limit = f"≤ {HEAD_START_RATIO} or + {HEAD_START_SECONDS} s"
     pod, warm = measured.values("pod-head-start", "seconds"), measured.values("warm", "seconds")
     if not pod or not warm:
@@ -68,7 +68,7 @@ def _head_start(measured: Measured) -> Check:
 
 def _immediate(measured: Measured) -> Check:
     return _ratio_below(
-        "one-line change: pod without head start ÷ warm daemon",
+        "pod without head start ÷ warm daemon",
         measured.values("pod-immediate", "seconds"),
         measured.values("warm", "seconds"),
         IMMEDIATE_RATIO,
@@ -77,7 +77,7 @@ def _immediate(measured: Measured) -> Check:
 
 def _registry_cache(measured: Measured) -> Check:
     return _ratio_below(
-        "the same ÷ BuildKit's registry cache in a fresh daemon",
+        "pod without head start ÷ fresh stock, registry cache",
         measured.values("pod-immediate", "seconds"),
         measured.values("registry-cache", "seconds"),
         REGISTRY_CACHE_SHARE,
@@ -115,7 +115,7 @@ def _both(measured: Measured) -> list[float]:
 
 def _added(measured: Measured) -> Check:
     name = "bytes added by a one-line change"
-    limit = f"≤ {ADDED_RATIO} of tar | zstd -3 + {ADDED_BYTES / 1e6:.0f} MB"
+    limit = f"≤ {ADDED_RATIO} x plain + {ADDED_BYTES / 1e6:.0f} MB"
     rounds = [record for record in measured.records if "diff_zstd_bytes" in record]
     if not rounds:
         return _nothing(name, limit)

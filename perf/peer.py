@@ -14,9 +14,8 @@ _OWN_NETWORK = (
     "--slirp4netns-sandbox=auto",
     "--slirp4netns-seccomp=auto",
     "--disable-host-loopback",
-    "--copy-up=/etc",
-    "--copy-up=/run",
 )
+_COPIES = ("--copy-up=/etc", "--copy-up=/run")
 
 
 #: Runs buildkitd ("$@") where its root ($1) is on a tmpfs. containerd mounts no overlay with
@@ -46,7 +45,7 @@ class StockDaemon(Daemon):
         network = _OWN_NETWORK if own_network() else ("--net=host",)
         wrapper = ["sh", "-c", _ON_TMPFS, "sh", root] if file_system(self.base) == "tmpfs" else []
         return [
-            *(program("rootlesskit"), f"--state-dir={self.base}/rootlesskit", *network),
+            *(program("rootlesskit"), f"--state-dir={self.base}/rootlesskit", *network, *_COPIES),
             *wrapper,
             *(program("buildkitd"), f"--config={self._config}", f"--root={root}"),
             *("--addr", self.address, "--oci-worker-no-process-sandbox"),

@@ -16,16 +16,16 @@ _SIDES = {
     "cold-stock": "cold: stock buildkitd",
     "cold-pod": "cold: pod, packing under way",
     "warm": "one line: daemon that stayed up",
-    "pod-head-start": "one line: fresh pod, head start",
-    "pod-immediate": "one line: fresh pod, no head start",
-    "registry-cache": "one line: fresh stock daemon, registry cache",
-    "registry-cache-export": "one line: warm daemon, exporting that cache",
+    "pod-head-start": "one line: pod, head start",
+    "pod-immediate": "one line: pod, no head start",
+    "registry-cache": "one line: fresh stock, registry cache",
+    "registry-cache-export": "one line: warm, exporting that cache",
 }
 
 
 def print_report(content: Mapping[str, Any]) -> int:
     """Print the tables of a bench's content; return 1 when a limit is missed, else 0."""
-    console = Console(width=max(Console().width, 130))
+    console = Console(width=max(Console().width, 140))
     missed = 0
     for name, records in content["scenarios"].items():
         measured = Measured(name, list(records))
@@ -41,7 +41,7 @@ def print_report(content: Mapping[str, Any]) -> int:
 def times(measured: Measured) -> Table:
     """The seconds of each side."""
     table = Table(title=f"{measured.scenario}: seconds, median (95 % interval)")
-    table.add_column("side")
+    table.add_column("side", no_wrap=True)
     for column in (
         "seconds",
         "rounds",
@@ -66,7 +66,7 @@ def verdicts(name: str, found: list[Check]) -> Table:
     """Each figure beside its limit."""
     table = Table(title=f"{name}: limits")
     for column in ("figure", "found", "limit", ""):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     words = {True: "met", False: "MISSED", None: "-"}
     for check in found:
         table.add_row(check.name, check.found, check.limit, words[check.met])

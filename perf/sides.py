@@ -43,7 +43,11 @@ def cold_stock(place: Site, *, keep: bool) -> Record:
         built = daemon.build(place.job("warm"))
         if keep:
             place.warm = daemon
-        return {**built.shown(), "cpu_seconds": daemon.build_cpu, "daemon": daemon.command()}
+        return {
+            **built.shown(),
+            "cpu_seconds": daemon.build_cpu_seconds,
+            "daemon": daemon.command(),
+        }
     finally:
         if place.warm is not daemon:
             daemon.__exit__(None, None, None)
@@ -54,7 +58,7 @@ def warm(place: Site) -> Record:
     daemon = _warm(place)
     revision = place.revise()
     built = daemon.build(place.job("warm"))
-    return {**built.shown(), "revision": revision, "cpu_seconds": daemon.build_cpu}
+    return {**built.shown(), "revision": revision, "cpu_seconds": daemon.build_cpu_seconds}
 
 
 def head_start_pod(place: Site, head_start: float) -> Record:
@@ -156,7 +160,8 @@ def _changed(before: _Before, pod: Pod, built: Built) -> Record:
 def _pod_figures(pod: Pod, built: Built, status: Record) -> Record:
     return {
         **built.shown(),
-        "cpu_seconds": pod.build_cpu,
+        "cpu_seconds": pod.build_cpu_seconds,
+        "cpu_roles": pod.build_cpu,
         "bound_seconds": pod.bound_seconds,
         "ready_seconds": _ready(pod, status),
         "phases": status["phase_seconds"],

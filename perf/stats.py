@@ -34,14 +34,27 @@ def median(values: Sequence[float], seed: int = 0) -> Estimate:
 
 
 def ratio(over: Sequence[float], under: Sequence[float], seed: int = 0) -> Estimate:
-    """Return the ratio of two medians with its interval; the sides are resampled on their own."""
+    """Return the ratio of two medians with its interval.
+
+    Where the sides have as many values, the n-th ones are of one round and are resampled
+    together: what slowed down a whole round then says nothing about their ratio.
+    """
     chance = random.Random(seed)
     found = [
-        statistics.median(_again(over, chance)) / statistics.median(_again(under, chance))
-        for _ in range(RESAMPLES)
+        statistics.median(first) / statistics.median(second)
+        for first, second in (_both_again(over, under, chance) for _ in range(RESAMPLES))
     ]
     value = statistics.median(over) / statistics.median(under)
     return _estimate(value, found, min(len(over), len(under)))
+
+
+def _both_again(
+    over: Sequence[float], under: Sequence[float], chance: random.Random
+) -> tuple[Sequence[float], Sequence[float]]:
+    if len(over) != len(under):
+        return _again(over, chance), _again(under, chance)
+    chosen = chance.choices(range(len(over)), k=len(over))
+    return [over[i] for i in chosen], [under[i] for i in chosen]
 
 
 def _again(values: Sequence[float], chance: random.Random) -> list[float]:

@@ -57,6 +57,26 @@ def cpu_seconds(pid: int) -> float:
     return sum(table[member].cpu for member in descendants(pid, table))
 
 
+def cpu_by_role(pid: int) -> dict[str, float]:
+    """As `cpu_seconds`, by the part of the pod that spent them."""
+    table = processes()
+    found: dict[str, float] = defaultdict(float)
+    for member in descendants(pid, table):
+        command = command_of(member)
+        if command is not None:
+            found[role(command)] += table[member].cpu
+    return dict(found)
+
+
+def command_of(pid: int) -> str | None:
+    """Return a process' command line with blanks between the arguments; None when it is gone."""
+    try:
+        raw = (_PROC / str(pid) / "cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return raw.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
+
+
 def role(command: str) -> str:
     """Tell from a command line (blanks between the arguments) which part of a pod it is."""
     words = command.split(" ")
@@ -95,14 +115,16 @@ class Memory:
 def memory_of(pid: int) -> tuple[str, int, int] | None:
     """Return role, resident bytes and high water of a process; None when it is gone."""
     base = _PROC / str(pid)
+    command = command_of(pid)
+    if command is None:
+        return None
     try:
-        command = (base / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode()
         values = {}
         for line in (base / "status").read_text().splitlines():
             name, _, value = line.partition(":")
             if name in {"VmRSS", "VmHWM"}:
                 values[name] = int(value.split()[0]) * 1024
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+    except (FileNotFoundError, ProcessLookupError):
         return None
     # A zombie has no memory.
     return (role(command), values["VmRSS"], values["VmHWM"]) if "VmRSS" in values else None

@@ -46,7 +46,7 @@ def test_everything_met() -> None:
     [
         ("pod-head-start", {"seconds": 2.6}, "pod with head start"),
         ("pod-immediate", {"seconds": 4.9}, "without head start"),
-        ("registry-cache", {"seconds": 15.0}, "registry cache"),
+        ("registry-cache", {"seconds": 15.0}, "fresh stock"),
         ("cold-pod", {"seconds": 106.0}, "cold build"),
         ("pod-ready-local", {"bound_seconds": 2.0, "ready_seconds": 2.1}, "daemon ready"),
         ("pod-head-start", {"published_after_seconds": 9.0}, "published"),

@@ -28,7 +28,17 @@ def test_ratio_is_that_of_the_medians() -> None:
     found = stats.ratio([4.0, 6.0, 100.0], [2.0, 3.0, 4.0])
 
     assert found.value == pytest.approx(2.0)
-    assert found.low < 2.0 < found.high
+    assert found.low <= 2.0 < found.high
+
+
+def test_rounds_that_were_slow_on_both_sides_do_not_widen_the_interval() -> None:
+    slow = [1.0, 2.0, 10.0, 3.0]
+
+    together = stats.ratio([2 * value for value in slow], slow)
+    apart = stats.ratio([*(2 * value for value in slow), 5.0], slow)
+
+    assert together.low == together.high == pytest.approx(2.0)
+    assert apart.low < apart.high
 
 
 def test_equal_sides_have_ratio_one() -> None:

@@ -4,7 +4,17 @@ import sys
 
 import pytest
 
-from perf.watch import Memory, Stat, cpu_seconds, descendants, listens, memory_of, read_stat, role
+from perf.watch import (
+    Memory,
+    Stat,
+    cpu_by_role,
+    cpu_seconds,
+    descendants,
+    listens,
+    memory_of,
+    read_stat,
+    role,
+)
 
 
 def test_stat_of_a_command_with_blanks_and_parentheses() -> None:
@@ -65,7 +75,9 @@ def test_cpu_of_a_child_that_was_waited_for_counts() -> None:
     busy = "import time\nwhile time.process_time() < 0.2: pass"
     subprocess.run([sys.executable, "-c", busy], check=True)
 
-    assert cpu_seconds(os.getpid()) - before >= 0.15
+    after = cpu_seconds(os.getpid())
+    assert after - before >= 0.15
+    assert sum(cpu_by_role(os.getpid()).values()) == pytest.approx(after, abs=0.1)
 
 
 def test_listening_is_told_from_connected() -> None:
