@@ -116,8 +116,8 @@ class Lane:
     pods: int = 0
     #: What the pods after a death found; the key says which generation it was.
     found: Counter[str] = field(default_factory=Counter)
-    #: ``old`` or ``new``, until a pod has found it.
-    left: str = ""
+    #: What each death left, ``old`` or ``new``, until a pod has lived to find it.
+    left: list[str] = field(default_factory=list)
     again: Path | None = None
 
     def pod(self) -> Pod:
@@ -312,8 +312,8 @@ async def _meet(lane: Lane, point: Point) -> None:
 def _leave(lane: Lane) -> None:
     """See what a death left in the store."""
     number = lane.published()
-    lane.left = "new" if number > lane.newest else "old"
-    if lane.left == "new":
+    lane.left.append("new" if number > lane.newest else "old")
+    if number > lane.newest:
         lane.revision = lane.building
     lane.newest = number
 
@@ -352,9 +352,9 @@ async def _story(lane: Lane, pod: Pod, fate: Fate) -> None:
 async def _find(lane: Lane, pod: Pod, fate: Fate | None = None) -> None:
     """A pod after a death: its generation is the newest one, complete, and right."""
     restored = (await pod.status())["restored"]
-    if lane.left:
-        lane.found[lane.left if restored else "cold"] += 1
-        lane.left = ""
+    for left in lane.left:
+        lane.found[left if restored else "cold"] += 1
+    lane.left.clear()
     assert restored, "cold although a generation exists"
     assert restored["number"] == lane.newest
     build, archive = await lane.project.build(pod, lane.revision)
