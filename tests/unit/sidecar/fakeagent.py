@@ -46,7 +46,9 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
         self.released: list[str] = []
         self.events: list[agent_pb2.Event] = []
         self.state = agent_pb2.State()
-        self.frozen_state: agent_pb2.State | None = None
+        #: Answers to Freeze in turn; then it is the state.
+        self.frozen_states: list[agent_pb2.State] = []
+        self.freeze_fails = False
         self.frozen = False
         self.thawed = 0
 
@@ -113,9 +115,11 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
     async def Inspect(self, _: agent_pb2.InspectRequest, __: Context) -> agent_pb2.State:  # noqa: N802
         return self.state
 
-    async def Freeze(self, _: agent_pb2.FreezeRequest, __: Context) -> agent_pb2.State:  # noqa: N802
+    async def Freeze(self, _: agent_pb2.FreezeRequest, context: Context) -> agent_pb2.State:  # noqa: N802
+        if self.freeze_fails:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "killed")
         self.frozen = True
-        return self.frozen_state or self.state
+        return self.frozen_states.pop(0) if self.frozen_states else self.state
 
     async def Thaw(self, _: agent_pb2.ThawRequest, __: Context) -> agent_pb2.ThawResponse:  # noqa: N802
         self.frozen = False

@@ -1,0 +1,275 @@
+"""Pictures of a daemon: what is captured, when it begins again, and that the daemon goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import grpc.aio
+import pytest
+import pytest_asyncio
+
+from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
+from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache.catalog import Catalog
+from buildsvc.errors import CorruptObject, StoreError
+from buildsvc.store.faults import Fail, FaultyStore, Rule
+from buildsvc.store.local import LocalStore
+from sidecar import checkpoint
+from sidecar.agentclient import AgentClient
+from sidecar.buildkit import BuildKit
+from sidecar.capture import Captures, Uploads
+from sidecar.checkpoint import Checkpointer, Daemon, NotIdle
+from sidecar.status import Status
+from tests.unit.cache.fakes import make_root, write_pack
+from tests.unit.sidecar.fakeagent import FakeAgent, connected
+from tests.unit.sidecar.test_capture import pack_event, skipped_event, tree_event
+
+ACTIVE = cache_pb2.SNAPSHOT_KIND_ACTIVE
+COMMITTED = cache_pb2.SNAPSHOT_KIND_COMMITTED
+VIEW = cache_pb2.SNAPSHOT_KIND_VIEW
+DATABASES = agent_pb2.CaptureEvent(databases=agent_pb2.CapturedTree(tree_digests=b"x" * 32))
+
+
+class FakeBuildKit(BuildKit):
+    """A daemon's API without a daemon."""
+
+    def __init__(self) -> None:
+        self.active: list[str] = []
+        self.pruned: list[tuple[tuple[str, ...], int]] = []
+
+    async def active_builds(self) -> frozenset[str]:
+        return frozenset(self.active)
+
+    async def prune(self, filters: Sequence[str] = (), max_used_space: int = 0) -> int:
+        self.pruned.append((tuple(filters), max_used_space))
+        return 0
+
+
+class FakeDatabases:
+    """In the place of the module: what a test says is in the files."""
+
+    def __init__(self) -> None:
+        #: Answers in turn; the last one stays.
+        self.counts = [(1,)]
+        self.blobs: list[dict[str, int]] = [{}]
+        self.contexts = [0]
+        self.bad = ""
+        self.verified: frozenset[str] = frozenset()
+
+    def transactions(self, _: Path) -> tuple[int, ...]:
+        return self.counts.pop(0) if len(self.counts) > 1 else self.counts[0]
+
+    def local_blobs(self, _: Path, lazy: frozenset[str]) -> dict[str, int]:
+        found = self.blobs.pop(0) if len(self.blobs) > 1 else self.blobs[0]
+        return {digest: size for digest, size in found.items() if digest not in lazy}
+
+    def copy(self, _: Path, into: Path) -> int:
+        into.mkdir()
+        return 17
+
+    def verify(self, _: Path, snapshots: frozenset[str]) -> None:
+        self.verified = snapshots
+        if self.bad:
+            raise CorruptObject(self.bad)
+
+    def local_contexts(self, _: Path) -> int:
+        return self.contexts.pop(0) if len(self.contexts) > 1 else self.contexts[0]
+
+
+def row(
+    name: str, kind: cache_pb2.SnapshotKind.ValueType = COMMITTED, touched: int = 0
+) -> agent_pb2.SnapshotState:
+    info = cache_pb2.SnapshotInfo(name=name, kind=kind)
+    return agent_pb2.SnapshotState(info=info, residency=agent_pb2.RESIDENCY_LOCAL, touched=touched)
+
+
+class Scene:
+    """A checkpointer and all that is around it."""
+
+    def __init__(self, directory: Path, client: AgentClient, agent: FakeAgent, pid: int) -> None:
+        self.directory = directory
+        self.agent = agent
+        self.api = FakeBuildKit()
+        self.databases = FakeDatabases()
+        self.pid = pid
+        self.script: list[Rule] = []
+        self.restored: cache_pb2.Root | None = None
+        self._client = client
+
+    def checkpointer(self) -> Checkpointer:
+        store = FaultyStore(LocalStore(self.directory / "store"), self.script)
+        uploads = Uploads(store, self._client, Catalog(), Status(), 2)
+        (self.directory / "scratch").mkdir(exist_ok=True)
+        return Checkpointer(
+            Daemon(self.pid, self.directory, self.api),
+            self._client,
+            Captures(self._client, uploads),
+            uploads,
+            restored=self.restored,
+            scratch=self.directory / "scratch",
+            max_used_space=1000,
+        )
+
+    def goes_on(self) -> bool:
+        """Whether the daemon is neither stopped nor held up by the agent."""
+        stat = Path(f"/proc/{self.pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] != "T" and not self.agent.frozen
+
+
+@pytest_asyncio.fixture
+async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    agent = FakeAgent()
+    daemon = await asyncio.create_subprocess_exec("sleep", "1000")
+    try:
+        async with connected(agent, tmp_path) as client:
+            made = Scene(tmp_path, client, agent, daemon.pid)
+            monkeypatch.setattr(checkpoint, "databases", made.databases)
+            yield made
+            assert made.goes_on()
+    finally:
+        daemon.kill()
+        await daemon.wait()
+
+
+async def test_a_picture_has_everything_of_one_instant(scene: Scene) -> None:
+    blob = agent_pb2.CapturedBlob(digest="sha256:b", size=7, data_digests=b"b" * 32)
+    scene.agent.state = agent_pb2.State(
+        sequence=5,
+        snapshots=[row("a"), row("mount", ACTIVE, touched=3), row("view", VIEW)],
+        used=[agent_pb2.ObjectId(name="a")],
+    )
+    scene.databases.blobs = [{"sha256:b": 7}]
+    scene.agent.captures = [
+        [tree_event("a"), agent_pb2.CaptureEvent(blob=blob)],
+        [tree_event("mount")],
+        [DATABASES],
+    ]
+    picture = await scene.checkpointer().take()
+    assert [(info.name, tree is None) for info, tree in picture.snapshots] == [
+        ("a", False),
+        ("mount", False),
+        ("view", True),
+    ]
+    assert picture.snapshots[0][0].usage_bytes == 3
+    assert [blob.digest for blob in picture.blobs] == ["sha256:b"]
+    assert (picture.used, picture.database_bytes) == (["a"], 17)
+    assert scene.databases.verified == {"a", "mount", "view"}
+    first, second, third = scene.agent.captured
+    assert (list(first.snapshots), list(first.blobs)) == (["a"], ["sha256:b"])
+    assert (list(second.snapshots), second.active) == (["mount"], True)
+    assert third.flush
+    # First by the size limit, then local contexts, always.
+    assert scene.api.pruned == [((), 1000), (("type==source.local",), 0)]
+    assert list((scene.directory / "scratch").iterdir()) == []
+
+
+async def test_no_picture_while_a_build_runs(scene: Scene) -> None:
+    scene.api.active = ["ref"]
+    with pytest.raises(NotIdle, match="1 builds are running"):
+        await scene.checkpointer().take()
+    assert scene.api.pruned == []
+
+
+@pytest.mark.parametrize("what", ["snapshots", "databases", "blobs", "contexts"])
+async def test_whatever_came_in_between_begins_it_again(scene: Scene, what: str) -> None:
+    scene.agent.state = agent_pb2.State(sequence=5)
+    rounds = [[DATABASES]]
+    if what == "snapshots":
+        scene.agent.frozen_states = [agent_pb2.State(sequence=6)]
+    elif what == "databases":
+        scene.databases.counts = [(1,), (2,)]
+    elif what == "contexts":
+        scene.databases.contexts = [1, 0]
+    else:
+        new = {"sha256:n": 1}
+        scene.databases.blobs = [{}, new]
+        blob = agent_pb2.CapturedBlob(digest="sha256:n", size=1, data_digests=b"n" * 32)
+        rounds.insert(0, [agent_pb2.CaptureEvent(blob=blob)])
+    scene.agent.captures = rounds
+    await scene.checkpointer().take()
+    assert scene.agent.thawed == 2
+
+
+async def test_a_daemon_that_never_holds_still_is_given_up(scene: Scene) -> None:
+    scene.agent.state = agent_pb2.State(sequence=5)
+    scene.agent.frozen_states = [agent_pb2.State(sequence=6)] * 100
+    with pytest.raises(NotIdle, match="the daemon was at work"):
+        await scene.checkpointer().take()
+    assert scene.agent.thawed == checkpoint._ATTEMPTS
+
+
+async def test_a_daemon_is_never_paused_while_somebody_waits_for_a_blob(scene: Scene) -> None:
+    scene.agent.state = agent_pb2.State(breaks_pending=1)
+    with pytest.raises(NotIdle, match="a blob is being fetched"):
+        await scene.checkpointer().take()
+    assert scene.agent.thawed == 0
+
+
+async def test_a_break_in_the_pause_ends_it(scene: Scene) -> None:
+    scene.agent.frozen_states = [agent_pb2.State(breaks_pending=1)]
+    scene.agent.captures = [[DATABASES]]
+    await scene.checkpointer().take()
+    assert scene.agent.thawed == 2
+
+
+async def test_what_could_not_be_captured_is_tried_again(scene: Scene) -> None:
+    scene.agent.state = agent_pb2.State(snapshots=[row("a")])
+    scene.agent.captures = [[skipped_event("a")], [tree_event("a")], [DATABASES]]
+    picture = await scene.checkpointer().take()
+    assert [tree is not None for _, tree in picture.snapshots] == [True]
+
+
+async def test_what_can_never_be_captured_is_named(scene: Scene) -> None:
+    scene.agent.state = agent_pb2.State(snapshots=[row("a")])
+    scene.agent.captures = [[skipped_event("a")]] * 20
+    with pytest.raises(NotIdle, match="a: changed"):
+        await scene.checkpointer().take()
+
+
+async def test_only_what_the_store_lacks_is_captured(scene: Scene) -> None:
+    scene.restored = await asyncio.to_thread(make_root, scene.directory)
+    (blob,) = scene.restored.blobs
+    scene.databases.blobs = [{blob.digest: blob.size}]
+    scene.agent.state = agent_pb2.State(
+        snapshots=[
+            row("buildkit/1/lower"),
+            row("buildkit/2/upper", ACTIVE),
+            row("new"),
+        ]
+    )
+    scene.agent.captures = [[tree_event("new")], [DATABASES]]
+    picture = await scene.checkpointer().take()
+    assert [list(request.snapshots) for request in scene.agent.captured] == [["new"], []]
+    assert len(picture.blobs) == 1
+    assert picture.snapshots[0][0].usage_bytes == 7
+
+
+async def test_a_mounted_active_snapshot_is_captured_again(scene: Scene) -> None:
+    scene.restored = await asyncio.to_thread(make_root, scene.directory)
+    scene.agent.state = agent_pb2.State(snapshots=[row("buildkit/2/upper", ACTIVE, touched=1)])
+    scene.agent.captures = [[tree_event("buildkit/2/upper")], [DATABASES]]
+    picture = await scene.checkpointer().take()
+    assert picture.snapshots[0][0].usage_bytes == 3
+
+
+async def test_an_agent_that_dies_in_the_pause_leaves_a_daemon_that_goes_on(scene: Scene) -> None:
+    scene.agent.freeze_fails = True
+    with pytest.raises(grpc.aio.AioRpcError):
+        await scene.checkpointer().take()
+
+
+async def test_databases_that_a_daemon_would_refuse_are_not_published(scene: Scene) -> None:
+    scene.databases.bad = "a bad page"
+    with pytest.raises(CorruptObject, match="a bad page"):
+        await scene.checkpointer().take()
+    assert scene.agent.captured == []
+
+
+async def test_packs_that_the_store_does_not_take(scene: Scene) -> None:
+    pack = await asyncio.to_thread(write_pack, scene.directory, [b"content"])
+    scene.script = [Rule("put_file", "*", 0, Fail())]
+    scene.agent.captures = [[pack_event(pack), DATABASES]]
+    with pytest.raises(StoreError):
+        await scene.checkpointer().take()
