@@ -10,6 +10,7 @@ import ctypes
 import os
 import platform
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -35,9 +36,11 @@ class IdleThread:
 
 def become_idle() -> None:
     """Give this thread, and those it starts from now on, the lowest priority."""
-    os.setpriority(os.PRIO_PROCESS, 0, 19)
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    # A sandbox may forbid any of them. Work at a higher priority is better than none.
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, 19)
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     number = _IOPRIO_SET.get(platform.machine())
     if number is not None:
-        # Only a hint, and without it the class follows from the nice value: no error matters.
         ctypes.CDLL(None).syscall(number, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_CLASS_IDLE)

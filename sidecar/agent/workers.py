@@ -67,7 +67,11 @@ class Unpackers:
     ) -> None:
         for task in self._tasks:
             task.cancel()
-        await self._stack.__aexit__(kind, error, trace)
+        if kind is None or issubclass(kind, asyncio.CancelledError):
+            await self._stack.__aexit__(kind, error, trace)
+        else:
+            # Not told of it, the group does not wrap it.
+            await self._stack.aclose()
         while not self._queue.empty():
             self._queue.get_nowait().answer.cancel()
 

@@ -149,6 +149,18 @@ def test_only_the_bundle_of_a_changed_file_is_read_again(
     assert reads == []
 
 
+def test_a_change_is_seen_whatever_the_mtime_says(source: Path, cache: Cache) -> None:
+    (source / "file").write_bytes(b"before")
+    status = os.stat(source / "file")
+    settle()
+    first = cache.packer.capture_tree(source, remember="mount")
+    with open(source / "file", "r+b") as file:
+        file.write(b"after!")
+    os.utime(source / "file", ns=(status.st_atime_ns, status.st_mtime_ns))
+    second = cache.packer.capture_tree(source, remember="mount")
+    assert second.data_digests != first.data_digests
+
+
 def test_a_file_that_may_change_unseen_is_read_again(
     source: Path, cache: Cache, reads: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

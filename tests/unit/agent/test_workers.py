@@ -240,6 +240,13 @@ async def test_leaving_ends_what_is_under_way(task: Task, started: list[Process]
     )
 
 
+async def test_an_error_of_the_user_is_not_wrapped(started: list[Process]) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with Unpackers(1):
+            raise ZeroDivisionError
+    assert len(started) <= 1
+
+
 async def test_errors_keep_their_kind(task: Task, started: list[Process], tmp_path: Path) -> None:
     async with Unpackers(1) as unpackers:
         with pytest.raises(FileNotFoundError, match="no such tree"):
