@@ -129,6 +129,8 @@ class Descriptors:
 def command(options: NamespaceOptions, descriptors: Descriptors) -> list[str]:
     """The command line that starts rootlesskit and in it the guard."""
     words = [options.rootlesskit, f"--state-dir={options.state_dir}", "--propagation=rslave"]
+    # buildkitd makes /run/buildkit.
+    words.append("--copy-up=/run")
     if options.network == "own":
         words += [
             "--net=slirp4netns",
@@ -137,7 +139,6 @@ def command(options: NamespaceOptions, descriptors: Descriptors) -> list[str]:
             "--slirp4netns-seccomp=auto",
             "--disable-host-loopback",
             "--copy-up=/etc",
-            "--copy-up=/run",
         ]
     else:
         words.append("--net=host")

@@ -23,6 +23,7 @@ from buildsvc.cache.generations import GenerationLog
 from buildsvc.errors import BuildsvcError, EnvironmentUnfit, UsageError
 from buildsvc.store.contract import Store
 from sidecar import cachestore, rootdir
+from sidecar.agent.routes import METADATA
 from sidecar.control import CheckpointReport
 from sidecar.endpoint import bound_address
 from sidecar.endpoint_file import write_endpoint_file
@@ -227,7 +228,7 @@ class Lifecycle:
             log=self._root.path / "logs" / "daemon.log",
             network=self._network,
             environment=self._launch.environment,
-            deny=self._settings.deny_cidr,
+            deny=(*METADATA, *self._settings.deny_cidr),
             listener=self._listener.fileno(),
             lock=self._root.namespace_lock,
         )
