@@ -74,7 +74,7 @@ class Publishing:
     async def run(self) -> None:
         """Publish after each build, as soon as the daemon is idle, until cancelled."""
         while True:
-            again = self.dirty and not await self._epoch.active_builds()
+            again = self.dirty and not await self._builds_run()
             try:
                 pause = min(_AGAIN_AFTER * 2 ** min(self._failures, 6), _AGAIN_AT_MOST)
                 async with asyncio.timeout(pause if again else None):
@@ -90,7 +90,7 @@ class Publishing:
         """Wait for the builds under way, then publish what is not published yet."""
         self._failures = 0
         while True:
-            active = await self._epoch.active_builds()
+            active = await self._builds_run()
             while not self._epoch.finished.empty():
                 self._note(self._epoch.finished.get_nowait())
             if active:
@@ -105,6 +105,13 @@ class Publishing:
                     return
                 self._status.enter(Phase.DRAINING)
                 await asyncio.sleep(_AGAIN_AFTER)
+
+    async def _builds_run(self) -> bool:
+        try:
+            return bool(await self._epoch.active_builds())
+        except grpc.aio.AioRpcError:
+            # A daemon that died took its builds along; it is being started again.
+            return False
 
     def _note(self, build: BuildFinished) -> None:
         if self._epoch.restored is None and not build.error:
@@ -152,6 +159,7 @@ class Publishing:
                 return self._nothing(began, str(problem))
             except grpc.aio.AioRpcError as problem:
                 # The daemon or the agent is gone: the epoch's own watchers decide what follows.
+                self._failures += 1
                 self._status.skipped_checkpoint("daemon-gone")
                 return self._nothing(began, problem.details() or "the daemon is gone")
             finally:
