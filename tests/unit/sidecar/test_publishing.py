@@ -1,0 +1,287 @@
+"""When a state is published, and what becomes of it when the store or the daemon does not play."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import grpc
+import grpc.aio
+import pytest
+
+from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache.catalog import Catalog
+from buildsvc.cache.generations import GenerationLog
+from buildsvc.errors import CorruptObject
+from buildsvc.store.contract import Store
+from buildsvc.store.faults import Fail, FaultyStore, LoseAnswer, Rule
+from buildsvc.store.local import LocalStore
+from sidecar import publishing
+from sidecar.buildkit import BuildFinished
+from sidecar.capture import CapturedTree, restored_blobs, restored_trees
+from sidecar.checkpoint import Checkpointer, NotIdle, Picture
+from sidecar.epoch import Epoch
+from sidecar.publish import Publisher, merged_trace
+from sidecar.publishing import Policy, Publishing
+from sidecar.status import Status
+from tests.unit.cache.fakes import make_root
+from tests.unit.sidecar.test_locate import MINE, newer_head
+
+OK = BuildFinished("ref", 12.5, 1, 2, "", ended_unix=1.0)
+FAILED = BuildFinished("ref", 1.0, 0, 2, "exit code: 1", ended_unix=1.0)
+
+
+def gone() -> grpc.aio.AioRpcError:
+    nothing = grpc.aio.Metadata()
+    return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, "the daemon died")
+
+
+class FakeEpoch:
+    """What Publishing uses of an epoch: each checkpoint has the next of ``outcomes``."""
+
+    def __init__(self, root: cache_pb2.Root) -> None:
+        self.finished: asyncio.Queue[BuildFinished] = asyncio.Queue()
+        self.restored: cache_pb2.Root | None = None
+        self.catalog = Catalog.from_root(root)
+        self.uploaded = (0, 0)
+        self.active: list[frozenset[str] | Exception] = [frozenset()]
+        self.outcomes: list[Exception | asyncio.Event | None] = []
+        self.taken = 0
+        self.began = asyncio.Event()
+        self._root = root
+
+    async def active_builds(self) -> frozenset[str]:
+        answer = self.active.pop(0) if len(self.active) > 1 else self.active[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def checkpointer(self) -> Checkpointer:
+        return cast("Checkpointer", self)
+
+    async def take(self) -> Picture:
+        self.taken += 1
+        self.began.set()
+        outcome = self.outcomes.pop(0) if self.outcomes else None
+        if isinstance(outcome, Exception):
+            raise outcome
+        if outcome is not None:
+            await outcome.wait()
+        trees = restored_trees(self._root)
+        digests = restored_trees_of_databases(self._root)
+        return Picture(
+            snapshots=[(s.info, trees.get(s.info.name)) for s in self._root.snapshots],
+            blobs=list(restored_blobs(self._root).values()),
+            databases=digests,
+            used=["buildkit/1/lower"],
+            database_bytes=9,
+        )
+
+
+def restored_trees_of_databases(root: cache_pb2.Root) -> CapturedTree:
+    """The databases' chunks, found as those of a snapshot are."""
+    copy = cache_pb2.Root()
+    copy.CopyFrom(root)
+    copy.snapshots.add(info=cache_pb2.SnapshotInfo(name="databases"), tree=root.databases)
+    return restored_trees(copy)["databases"]
+
+
+class Scene:
+    def __init__(self, epoch: FakeEpoch, log: GenerationLog, store: Store) -> None:
+        self.epoch = epoch
+        self.log = log
+        self.store = store
+        self.status = Status()
+        publisher = Publisher(log, "v0.33.1", "linux/amd64")
+        self.publishing = Publishing(
+            cast("Epoch", epoch), publisher, MINE, Policy("always"), self.status
+        )
+
+    async def published(self, number: int) -> None:
+        await self.status.until(
+            lambda status: status.published is not None and status.published.number >= number
+        )
+
+
+@asynccontextmanager
+async def scene(tmp_path: Path, script: Sequence[Rule] = ()) -> AsyncIterator[Scene]:
+    store = FaultyStore(LocalStore(tmp_path / "store"), script)
+    root = await asyncio.to_thread(make_root, tmp_path)
+    yield Scene(FakeEpoch(root), GenerationLog(store, MINE), store)
+    await store.close()
+
+
+@asynccontextmanager
+async def running(it: Scene) -> AsyncIterator[None]:
+    task = asyncio.create_task(it.publishing.run())
+    try:
+        yield
+        assert not task.done(), "publishing ended"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await it.publishing.close()
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "_AGAIN_AFTER", 0.001)
+
+
+@pytest.mark.parametrize(
+    ("policy", "build", "wanted"),
+    [
+        ("always", OK, True),
+        ("always", FAILED, True),
+        ("on-success", OK, True),
+        ("on-success", FAILED, False),
+        ("never", OK, False),
+    ],
+)
+def test_which_builds_are_worth_publishing(policy: str, build: BuildFinished, wanted: bool) -> None:  # noqa: FBT001
+    assert Policy(policy).wants(build) is wanted
+
+
+async def test_a_build_is_published_when_it_has_ended(tmp_path: Path) -> None:
+    async with scene(tmp_path) as it, running(it):
+        it.epoch.finished.put_nowait(OK)
+        await it.published(1)
+        assert not it.publishing.dirty
+        generation = await it.log.newest()
+        assert generation is not None
+        root = await it.log.read_root(generation)
+        assert root.cold_build_seconds == 12.5
+        assert root.trace.cold
+        assert list(root.trace.used) == ["buildkit/1/lower"]
+
+
+@pytest.mark.parametrize("trouble", [NotIdle("busy"), CorruptObject("bad page"), gone()])
+async def test_what_failed_is_tried_again(tmp_path: Path, trouble: Exception) -> None:
+    async with scene(tmp_path) as it, running(it):
+        it.epoch.outcomes = [trouble]
+        it.epoch.finished.put_nowait(OK)
+        await it.published(1)
+        assert it.epoch.taken == 2
+        assert sum(it.status.counts.family("checkpoints_skipped").values()) == 1
+
+
+async def test_a_daemon_that_is_started_again_does_not_end_publishing(tmp_path: Path) -> None:
+    async with scene(tmp_path) as it, running(it):
+        it.epoch.outcomes = [NotIdle("busy")]
+        it.epoch.active = [gone(), frozenset()]
+        it.epoch.finished.put_nowait(OK)
+        await it.published(1)
+
+
+async def test_a_build_that_ends_during_a_checkpoint_is_in_the_next_one(tmp_path: Path) -> None:
+    async with scene(tmp_path) as it, running(it):
+        go = asyncio.Event()
+        it.epoch.outcomes = [go]
+        it.epoch.finished.put_nowait(OK)
+        await it.epoch.began.wait()
+        it.epoch.finished.put_nowait(OK)
+        go.set()
+        await it.published(2)
+
+
+async def test_a_report_says_what_was_published_or_why_not(tmp_path: Path) -> None:
+    async with scene(tmp_path) as it:
+        it.epoch.outcomes = [NotIdle("2 builds are running"), CorruptObject("bad page"), gone()]
+        reasons = [(await it.publishing.checkpoint()).reason for _ in range(3)]
+        assert reasons == ["2 builds are running", "bad page", "the daemon died"]
+        report = await it.publishing.checkpoint()
+        assert (report.published, report.number, report.snapshots, report.blobs) == (True, 1, 3, 1)
+
+
+async def test_a_caller_that_goes_away_does_not_end_a_checkpoint(tmp_path: Path) -> None:
+    async with scene(tmp_path) as it:
+        go = asyncio.Event()
+        it.epoch.outcomes = [go]
+        caller = asyncio.create_task(it.publishing.checkpoint())
+        await it.epoch.began.wait()
+        caller.cancel()
+        await asyncio.gather(caller, return_exceptions=True)
+        go.set()
+        await it.published(1)
+        await it.publishing.close()
+
+
+async def test_draining_waits_for_builds_and_publishes_them(tmp_path: Path) -> None:
+    async with scene(tmp_path) as it:
+        it.epoch.active = [frozenset({"ref"}), frozenset()]
+        draining = asyncio.create_task(it.publishing.drain())
+        await asyncio.sleep(0)
+        assert not draining.done()
+        it.epoch.finished.put_nowait(OK)
+        await draining
+        assert it.status.published is not None
+
+
+async def test_draining_what_is_published_already_does_nothing(tmp_path: Path) -> None:
+    async with scene(tmp_path) as it:
+        await it.publishing.drain()
+        assert it.epoch.taken == 0
+
+
+@pytest.mark.parametrize("trouble", [CorruptObject("bad page"), gone()])
+async def test_draining_ends_although_nothing_can_be_published(
+    tmp_path: Path, trouble: Exception
+) -> None:
+    async with scene(tmp_path) as it:
+        it.epoch.active = [trouble if isinstance(trouble, grpc.aio.AioRpcError) else frozenset()]
+        it.epoch.outcomes = [trouble] * 100
+        it.epoch.finished.put_nowait(OK)
+        await it.publishing.drain()
+        assert it.epoch.taken == publishing._LAST_TRIES
+
+
+async def test_a_lost_answer_is_found_to_be_the_own_head(tmp_path: Path) -> None:
+    script = [Rule("create", "keys/*", 1, LoseAnswer())]
+    async with scene(tmp_path, script) as it:
+        report = await it.publishing.checkpoint()
+        assert (report.published, report.number) == (True, 1)
+        assert await it.log.newest_number() == 1
+
+
+async def test_a_head_that_is_not_taken_leaves_the_log_as_it_was(tmp_path: Path) -> None:
+    script = [Rule("create", "keys/*", 1, Fail())]
+    async with scene(tmp_path, script) as it:
+        report = await it.publishing.checkpoint()
+        assert not report.published
+        assert "scripted fault" in report.reason
+        assert await it.log.newest_number() == 0
+        assert (await it.publishing.checkpoint()).number == 1
+
+
+async def test_a_newer_head_is_continued_not_overwritten(tmp_path: Path) -> None:
+    async with scene(tmp_path) as it:
+        await newer_head(it.store, MINE, 1)
+        before = await it.store.get(MINE.head_name(1))
+        report = await it.publishing.checkpoint()
+        assert (report.published, report.number) == (True, 2)
+        assert await it.store.get(MINE.head_name(1)) == before
+        assert (await it.log.read(2)).head.parent == b""
+
+
+async def test_two_pods_publish_one_after_the_other(tmp_path: Path) -> None:
+    async with scene(tmp_path) as one:
+        others = [Scene(one.epoch, one.log, one.store) for _ in range(3)]
+        reports = await asyncio.gather(*(other.publishing.checkpoint() for other in others))
+        assert sorted(report.number for report in reports) == [1, 2, 3]
+        assert (await one.log.read(3)).head.parent == (await one.log.read(2)).digest
+
+
+def test_the_trace_of_earlier_pods_is_kept_behind_this_ones(tmp_path: Path) -> None:
+    root = make_root(tmp_path)
+    infos = [s.info for s in root.snapshots]
+    picture = Picture([(info, None) for info in infos], [], CapturedTree(b"", b"", 0, 0), [], 0)
+    root.trace.cold = True
+    root.trace.used[:] = ["buildkit/1/lower", "gone", "buildkit/2/upper"]
+    assert list(merged_trace(picture, root).used) == ["buildkit/2/upper", "buildkit/1/lower"]
+    here = Picture(picture.snapshots, [], picture.databases, ["buildkit/1/lower"], 0)
+    merged = merged_trace(here, root)
+    assert list(merged.used) == ["buildkit/1/lower", "buildkit/2/upper"]
+    assert not merged.cold
