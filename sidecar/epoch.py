@@ -131,11 +131,12 @@ class Epoch:
             Lost: the agent could not use them; the root is spoilt.
         """
         root = ready.plan.root
+        # From here on the root is not an empty one, whatever comes of it.
+        self.restored = root
         try:
             answer = await self._agent.load(ready.request)
         except grpc.aio.AioRpcError as problem:
             raise Lost(f"the restored state cannot be used: {problem.details()}") from problem
-        self.restored = root
         self.catalog = Catalog.from_root(root)
         self._restorer = Restorer(
             self._agent,
