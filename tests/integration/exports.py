@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -11,6 +12,8 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from aiohttp import ClientSession
 
 
 def files(directory: Path) -> dict[str, object]:
@@ -42,9 +45,15 @@ class Image:
         """Digests of the uncompressed layers: equal means equal in every byte and attribute."""
         return list(self.config["rootfs"]["diff_ids"])
 
+    @property
+    def uncompressed(self) -> list[bytes]:
+        """The layers as tar archives, checked by their diff ids."""
+        plain = [gzip.decompress(layer) for layer in self.layers]
+        return [checked(*pair) for pair in zip(plain, self.diff_ids, strict=True)]
+
     def entries(self, layer: int) -> dict[str, tarfile.TarInfo]:
         """Return the entries of one layer by name."""
-        with tarfile.open(fileobj=io.BytesIO(self.layers[layer])) as tar:
+        with tarfile.open(fileobj=io.BytesIO(self.uncompressed[layer])) as tar:
             return {info.name.rstrip("/"): info for info in tar}
 
 
@@ -77,4 +86,31 @@ def oci_archive(path: Path) -> Image:
             manifest,
             json.loads(blob(manifest["config"])),
             [blob(layer) for layer in manifest["layers"]],
+        )
+
+
+async def pulled(host: str, name: str, tag: str) -> Image:
+    """Pull an image of one platform from a registry over plain HTTP."""
+    accept = "application/vnd.oci.image.manifest.v1+json,application/vnd.oci.image.index.v1+json"
+    accept += ",application/vnd.docker.distribution.manifest.v2+json"
+    async with ClientSession(headers={"Accept": accept}, raise_for_status=True) as session:
+
+        async def get(kind: str, reference: str) -> bytes:
+            async with session.get(f"http://{host}/v2/{name}/{kind}/{reference}") as answer:
+                return await answer.read()
+
+        async def blob(descriptor: dict[str, Any]) -> bytes:
+            return checked(await get("blobs", descriptor["digest"]), descriptor["digest"])
+
+        raw = await get("manifests", tag)
+        manifest = json.loads(raw)
+        if "manifests" in manifest:
+            (entry,) = [m for m in manifest["manifests"] if "annotations" not in m]
+            raw = checked(await get("manifests", entry["digest"]), entry["digest"])
+            manifest = json.loads(raw)
+        return Image(
+            f"sha256:{hashlib.sha256(raw).hexdigest()}",
+            manifest,
+            json.loads(await blob(manifest["config"])),
+            [await blob(layer) for layer in manifest["layers"]],
         )
