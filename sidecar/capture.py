@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import grpc.aio
 
@@ -20,6 +22,8 @@ from sidecar.failures import cause
 from sidecar.plan import ObjectKey
 from sidecar.status import Status
 from sidecar.timeline import Kind
+
+T = TypeVar("T")
 
 #: How an upload can end besides the store's refusals, which are kept for later.
 _FAILURES = (OSError, grpc.aio.AioRpcError)
@@ -62,6 +66,7 @@ class Uploads:
         self._status = status
         self._slots = asyncio.Semaphore(concurrency)
         self._failed: list[agent_pb2.PackFile] = []
+        self._trouble = asyncio.Event()
         self.bytes = 0
         self.packs = 0
 
@@ -75,6 +80,7 @@ class Uploads:
             await self._upload(pack)
         except StoreError:
             self._failed.append(pack)
+            self._trouble.set()
 
     async def flush(self) -> None:
         """Try the failed ones again.
@@ -85,6 +91,27 @@ class Uploads:
         while self._failed:
             await self._upload(self._failed[0])
             del self._failed[0]
+        self._trouble.clear()
+
+    async def completing(self, task: asyncio.Future[T]) -> T:
+        """Wait for what can need room in the staging directory, as long as the store gives it.
+
+        The task goes on when this raises: it must not be cut short, and the next checkpoint
+        waits for it again.
+
+        Raises:
+            StoreError: the store takes no packs.
+        """
+        while not task.done():
+            trouble = asyncio.ensure_future(self._trouble.wait())
+            ends: list[asyncio.Future[Any]] = [task, trouble]
+            try:
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                trouble.cancel()
+            if self._trouble.is_set():
+                await self.flush()
+        return await task
 
     async def _upload(self, pack: agent_pb2.PackFile) -> None:
         async with self._slots:
@@ -121,6 +148,7 @@ class Captures:
         self.blobs: dict[str, CapturedBlob] = {}
         self.databases: CapturedTree | None = None
         self._committed: asyncio.Queue[str] = asyncio.Queue()
+        self._captures: set[asyncio.Task[list[tuple[ObjectKey, str]]]] = set()
 
     def committed(self, name: str) -> None:
         """A snapshot can no longer change: capture it while the build goes on."""
@@ -133,7 +161,7 @@ class Captures:
             try:
                 if name not in self.trees:
                     request = agent_pb2.CaptureRequest(snapshots=[name], idle=True)
-                    await self.capture(request)
+                    await self._capture(request)
             except _FAILURES:
                 # One that fails is captured by the checkpoint; a dead agent is the epoch's matter.
                 continue
@@ -141,16 +169,36 @@ class Captures:
                 self._committed.task_done()
 
     async def drained(self) -> None:
-        """Wait until everything committed so far has been captured."""
-        await self._committed.join()
+        """Wait until everything committed or asked for so far has been captured.
+
+        Raises:
+            StoreError: the store takes no packs, so the packer has no room to go on.
+        """
+        await self._uploads.completing(asyncio.ensure_future(self._committed.join()))
+        for earlier in list(self._captures):
+            with suppress(*_FAILURES):
+                await self._uploads.completing(earlier)
 
     async def capture(self, request: agent_pb2.CaptureRequest) -> list[tuple[ObjectKey, str]]:
         """Run one capture with its uploads; return what was skipped and why.
 
         Raises:
+            StoreError: the store takes no packs; the capture goes on when it does again.
             AioRpcError: the agent is gone or could not do it.
             OSError: a pack's file cannot be read.
         """
+        task = asyncio.create_task(self._capture(request), name="capture for a checkpoint")
+        self._captures.add(task)
+        task.add_done_callback(self._captures.discard)
+        return await self._uploads.completing(task)
+
+    async def close(self) -> None:
+        """End captures that still wait for the store; their epoch ends."""
+        for task in self._captures:
+            task.cancel()
+        await asyncio.gather(*self._captures, return_exceptions=True)
+
+    async def _capture(self, request: agent_pb2.CaptureRequest) -> list[tuple[ObjectKey, str]]:
         skipped: list[tuple[ObjectKey, str]] = []
         ended: grpc.aio.AioRpcError | None = None
         try:

@@ -231,6 +231,8 @@ class Epoch:
             finally:
                 for task in running:
                     task.cancel()
+                if self._captures is not None:
+                    await self._captures.close()
 
     async def active_builds(self) -> frozenset[str]:
         """Refs of the builds under way; of those that ended, ``finished`` knows all afterwards.

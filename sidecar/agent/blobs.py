@@ -78,10 +78,14 @@ class ContentBlobs:
             flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
             descriptor = await asyncio.to_thread(os.open, self._part(digest), flags, 0o600)
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._executor, _write, descriptor, spec, segment)
-        finally:
+            writing = self._executor.submit(_write, descriptor, spec, segment)
+        except RuntimeError:
             os.close(descriptor)
+            raise
+        # The descriptor is the thread's: if a cancelled caller closed it, the thread would
+        # write on into whatever file gets its number next.
+        writing.add_done_callback(lambda _: os.close(descriptor))
+        return await asyncio.wrap_future(writing)
 
     async def finish(self, digest: str) -> None:
         """The blob is whole. Raises NotFound, OSError."""

@@ -44,6 +44,9 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
         #: The capture with this number, from 0, breaks off after its events.
         self.breaks_at = -1
         self.released: list[str] = []
+        #: Captures wait after their first event until a pack has been released: no room.
+        self.full = False
+        self.room = asyncio.Event()
         self.events: list[agent_pb2.Event] = []
         self.state = agent_pb2.State()
         #: Answers to Freeze in turn; then it is the state.
@@ -93,6 +96,8 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
         self.captured.append(request)
         for event in self.captures[number] if number < len(self.captures) else ():
             yield event
+            if self.full:
+                await self.room.wait()
         if number == self.breaks_at:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "killed")
 
@@ -100,6 +105,7 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
         self, request: agent_pb2.ReleasePackRequest, _: Context
     ) -> agent_pb2.ReleasePackResponse:
         self.released.append(request.path)
+        self.room.set()
         return agent_pb2.ReleasePackResponse()
 
     async def Load(self, _: agent_pb2.LoadRequest, __: Context) -> agent_pb2.LoadResponse:  # noqa: N802

@@ -106,17 +106,36 @@ async def test_a_pack_that_the_store_refuses_is_kept_until_it_takes_it(tmp_path:
     agent.captures = [[*map(pack_event, packs), tree_event("a")]]
     script = [Rule("put_file", "packs/*", call, Fail()) for call in (1, 2, 3)]
     async with scene(tmp_path, agent, script) as (captures, uploads, catalog, store):
-        await captures.capture(REQUEST)
-        assert "a" in captures.trees
+        with pytest.raises(StoreError):
+            await captures.capture(REQUEST)
         assert len(catalog) == 0
         assert agent.released == []
-        with pytest.raises(StoreError):
-            await uploads.flush()
+        await captures.drained()
         await uploads.flush()
+        assert "a" in captures.trees
         assert len(catalog) == 2
         for pack in packs:
             assert await store.get(pack_name(pack.digest))
     assert sorted(agent.released) == sorted(str(pack.path) for pack in packs)
+
+
+async def test_a_capture_without_room_goes_on_when_the_store_takes_packs_again(
+    tmp_path: Path,
+) -> None:
+    agent = FakeAgent()
+    agent.full = True
+    pack = write_pack(tmp_path, [b"content"])
+    agent.captures = [[pack_event(pack), tree_event("a")]]
+    script = [Rule("put_file", "packs/*", call, Fail()) for call in (1, 2)]
+    async with asyncio.timeout(20), scene(tmp_path, agent, script) as (captures, _, catalog, _):
+        with pytest.raises(StoreError):
+            await captures.capture(REQUEST)
+        assert "a" not in captures.trees
+        # The next checkpoint waits for the same capture, which was not cut short.
+        await captures.drained()
+        assert "a" in captures.trees
+        assert len(catalog) == 1
+        assert len(agent.captured) == 1
 
 
 async def test_an_agent_that_dies_in_a_capture_is_told_by_its_own_error(tmp_path: Path) -> None:
