@@ -12,6 +12,7 @@ the store does not know yet, so a change of them uploads everything once.
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyfastcdc import FastCDC
@@ -22,14 +23,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from mmap import mmap
 
-MIN_CHUNK = 256 << 10
-"""Bytes below which there is no cut, but at a file's end."""
-AVERAGE_CHUNK = 1 << 20
-"""Bytes around which the lengths lie."""
-MAX_CHUNK = MAX_LENGTH
 
-SMALL_FILE = MIN_CHUNK
-"""Bytes up to which a file is bundled: cutting it would do nothing."""
+@dataclass(frozen=True)
+class Grain:
+    """How fine to cut, in bytes: shorter pieces only at a file's end, lengths around ``average``.
+
+    Files of up to ``minimum`` bytes are bundled: cutting them would do nothing.
+    """
+
+    minimum: int
+    average: int
+    maximum: int
+
+
+COARSE = Grain(256 << 10, 1 << 20, MAX_LENGTH)
+"""For layers, mounts and blobs."""
+FINE = Grain(16 << 10, 64 << 10, 256 << 10)
+"""For databases, of which a build changes some pages here and there. Measured on five
+generations of one key: 36 KB a one-line change instead of 366 KB, for 3 % more the first time."""
+
 BUNDLE_MIN = 256 << 10
 """Bytes that a bundle has before a boundary ends it."""
 BUNDLE_MAX = 2 << 20
@@ -38,18 +50,22 @@ BUNDLE_MAX = 2 << 20
 _PATHS_PER_BOUNDARY = 64
 
 
-def split(data: bytes | memoryview | mmap) -> Iterator[tuple[int, int]]:
+def split(data: bytes | memoryview | mmap, grain: Grain = COARSE) -> Iterator[tuple[int, int]]:
     """Offset and length of each chunk of ``data``, in order and without gaps.
 
-    Lengths are ``MIN_CHUNK`` to ``MAX_CHUNK``, the last may be shorter; empty data has none.
+    Lengths are the grain's, the last may be shorter; empty data has none.
     The data is referred to until the iterator is exhausted or dropped.
     """
-    if len(data) <= MIN_CHUNK:
+    if len(data) <= grain.minimum:
         if len(data):
             yield 0, len(data)
         return
     cutter = FastCDC(
-        AVERAGE_CHUNK, min_size=MIN_CHUNK, max_size=MAX_CHUNK, normalized_chunking=2, seed=0
+        grain.average,
+        min_size=grain.minimum,
+        max_size=grain.maximum,
+        normalized_chunking=2,
+        seed=0,
     )
     for chunk in cutter.cut_buf(memoryview(data)):
         yield chunk.offset, chunk.length

@@ -41,6 +41,7 @@ class TreeCapture:
         sink: ChunkSink,
         window: Callable[[], bytearray],
         before: Mapping[bytes, Remembered] | None,
+        grain: chunking.Grain,
     ) -> None:
         """Capture the open directory `root`; `before` is what an earlier capture read.
 
@@ -49,6 +50,7 @@ class TreeCapture:
         self.read: dict[bytes, Remembered] = {}
         self._sink = sink
         self._window = window
+        self._grain = grain
         self._before = before or {}
         self._remembers = before is not None
         self._racy_since = time.time_ns() - RACY_NS
@@ -108,7 +110,7 @@ class TreeCapture:
             if not extents:
                 self._tree.add(found, xattrs)
                 self._remember(found, xattrs, [])
-            elif status.st_size <= chunking.SMALL_FILE:
+            elif status.st_size <= self._grain.minimum:
                 content = b"".join([file.read(offset, length) for offset, length in extents])
                 self._small(found, xattrs, extents, content, None)
             else:
@@ -118,7 +120,7 @@ class TreeCapture:
 
     def _unread(self, found: Found, before: Remembered) -> None:
         """Add a file that is what it was."""
-        if before.pieces and before.size <= chunking.SMALL_FILE:
+        if before.pieces and before.size <= self._grain.minimum:
             extents = [(piece[4], piece[3]) for piece in before.pieces]
             self._small(found, before.xattrs, extents, None, before)
         else:
@@ -178,8 +180,8 @@ class TreeCapture:
             shared.clear()
 
         for start, length in extents:
-            if length > chunking.SMALL_FILE:
-                for offset, view in file.chunks(start, length, self._window()):
+            if length > self._grain.minimum:
+                for offset, view in file.chunks(start, length, self._window(), self._grain):
                     pieces.append((self._sink.put(view), len(view), 0, len(view), offset))
                 continue
             if len(shared) + length > chunking.BUNDLE_MAX:

@@ -44,11 +44,15 @@ class Know(msgspec.Struct, tag=True, frozen=True):
 
 
 class CaptureTree(msgspec.Struct, tag=True, frozen=True):
-    """A directory; `remember`: the name under which it may be captured again."""
+    """A directory; `remember`: the name under which it may be captured again.
+
+    `fine`: what is in it changes in small places, as databases do.
+    """
 
     path: bytes
     remember: str | None
     idle: bool
+    fine: bool = False
 
 
 class CaptureBlob(msgspec.Struct, tag=True, frozen=True):

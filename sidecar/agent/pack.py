@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from buildsvc.cache import chunking
 from sidecar.agent.capture import CapturedTree, TreeCapture
 from sidecar.agent.dirfd import DIRECTORY
 from sidecar.agent.errors import ChangedWhileReading
@@ -37,12 +38,18 @@ class Packer:
         self._stats = StatCache()
         self._window = bytearray()
 
-    def capture_tree(self, path: Path, *, remember: str | None = None) -> CapturedTree:
+    def capture_tree(
+        self,
+        path: Path,
+        *,
+        remember: str | None = None,
+        grain: chunking.Grain = chunking.COARSE,
+    ) -> CapturedTree:
         """Capture a directory. `remember`: the name by which its next capture finds its files."""
         before = self._stats.files(remember) if remember is not None else None
         root = os.open(path, DIRECTORY)
         try:
-            capture = TreeCapture(root, self._sink, self._large_window, before)
+            capture = TreeCapture(root, self._sink, self._large_window, before, grain)
             with self._sink.capturing():
                 captured = capture.run()
         finally:
@@ -59,7 +66,7 @@ class Packer:
         name = os.fsencode(path)
         status = os.stat(name, follow_symlinks=False)
         with self._sink.capturing(), FileReader(name, None, name, status) as file:
-            for _, view in file.chunks(0, status.st_size, self._large_window()):
+            for _, view in file.chunks(0, status.st_size, self._large_window(), chunking.COARSE):
                 hasher.update(view)
                 data += self._sink.put(view)
         if hasher.hexdigest() != expected:

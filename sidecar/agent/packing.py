@@ -91,7 +91,7 @@ class PackerClient:
 
     def capture_directory(self, path: Path, *, idle: bool) -> Events:
         """Pack a directory of databases; the last event is `databases` or `skipped`."""
-        request = messages.CaptureTree(os.fsencode(path), None, idle)
+        request = messages.CaptureTree(os.fsencode(path), None, idle, fine=True)
         return self._capture(_Capture(agent_pb2.ObjectId(), request))
 
     async def flush(self) -> Events:

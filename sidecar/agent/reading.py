@@ -87,7 +87,7 @@ class FileReader:
         return data
 
     def chunks(
-        self, start: int, length: int, window: bytearray
+        self, start: int, length: int, window: bytearray, grain: chunking.Grain
     ) -> Iterator[tuple[int, memoryview]]:
         """Cut a range by its content: (offset in the file, bytes), in order and without gaps.
 
@@ -100,7 +100,7 @@ class FileReader:
             while start < end:
                 held += self._fill(view[held : min(len(view), end - start)], start + held)
                 used = 0
-                for offset, size in chunking.split(view[:held]):
+                for offset, size in chunking.split(view[:held], grain):
                     if offset + size == held and start + held < end:
                         # This cut may come from the window's end, not from the content.
                         break

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from buildsvc.cache import chunking
 from buildsvc.cache.chunks import split_digests
 from buildsvc.cache.packs import FinishedPack, PackWriter
 from sidecar.agent import messages
@@ -92,7 +93,7 @@ class PackTasks:
             case messages.Flush():
                 self._sink.flush()
                 return messages.Done()
-            case messages.CaptureTree(_, _, idle):
+            case messages.CaptureTree(idle=idle):
                 return self._at(idle, lambda: self._tree(request))
             case messages.CaptureBlob(_, _, idle):
                 return self._at(idle, lambda: self._blob(request))
@@ -104,7 +105,8 @@ class PackTasks:
 
     def _tree(self, request: messages.CaptureTree) -> messages.Reply:
         path = Path(os.fsdecode(request.path))
-        captured = self._packer.capture_tree(path, remember=request.remember)
+        grain = chunking.FINE if request.fine else chunking.COARSE
+        captured = self._packer.capture_tree(path, remember=request.remember, grain=grain)
         return messages.TreeCaptured(
             captured.tree_digests,
             captured.data_digests,

@@ -21,25 +21,26 @@ def noise(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def cut(data: bytes) -> list[bytes]:
-    return [data[offset : offset + length] for offset, length in chunking.split(data)]
+def cut(data: bytes, grain: chunking.Grain = chunking.COARSE) -> list[bytes]:
+    return [data[offset : offset + length] for offset, length in chunking.split(data, grain)]
 
 
 @pytest.mark.parametrize(
-    "size", [0, 1, chunking.MIN_CHUNK, chunking.MIN_CHUNK + 1, 3 * MIB, 20 * MIB + 7]
+    "size", [0, 1, chunking.COARSE.minimum, chunking.COARSE.minimum + 1, 3 * MIB, 20 * MIB + 7]
 )
-def test_covers_everything_within_the_limits(size: int) -> None:
+@pytest.mark.parametrize("grain", [chunking.COARSE, chunking.FINE])
+def test_covers_everything_within_the_limits(size: int, grain: chunking.Grain) -> None:
     data = noise(size)
-    pieces = cut(data)
+    pieces = cut(data, grain)
     assert b"".join(pieces) == data
-    assert all(len(piece) <= chunking.MAX_CHUNK for piece in pieces)
-    assert all(len(piece) >= chunking.MIN_CHUNK for piece in pieces[:-1])
+    assert all(len(piece) <= grain.maximum for piece in pieces)
+    assert all(len(piece) >= grain.minimum for piece in pieces[:-1])
     assert all(pieces)
 
 
 def test_content_without_cuts_is_cut_at_the_limit() -> None:
-    assert {len(piece) for piece in cut(bytes(16 * MIB))} == {chunking.MAX_CHUNK}
-    assert chunking.MAX_CHUNK == chunks.MAX_LENGTH
+    assert {len(piece) for piece in cut(bytes(16 * MIB))} == {chunking.COARSE.maximum}
+    assert chunking.COARSE.maximum == chunks.MAX_LENGTH
 
 
 def test_mean_is_near_the_average() -> None:
@@ -53,6 +54,14 @@ def test_an_insertion_moves_only_the_cuts_near_it() -> None:
     before = {chunks.digest(piece) for piece in cut(data)}
     after = [piece for piece in cut(changed) if chunks.digest(piece) not in before]
     assert sum(map(len, after)) < 8 * MIB
+
+
+def test_a_changed_page_of_a_database_moves_little() -> None:
+    data = noise(4 * MIB)
+    changed = data[:MIB] + noise(4096, seed=2) + data[MIB + 4096 :]
+    before = {chunks.digest(piece) for piece in cut(data, chunking.FINE)}
+    after = [p for p in cut(changed, chunking.FINE) if chunks.digest(p) not in before]
+    assert 4096 <= sum(map(len, after)) <= 2 * chunking.FINE.maximum
 
 
 def test_cuts_are_the_same_in_every_release() -> None:
