@@ -12,36 +12,46 @@ CLIENT_PATIENCE = 2.5
 IDLE_PATIENCE = 60.0
 
 
+async def client_waits(listener: socket.socket) -> None:
+    """Return when somebody has connected to a listener that nobody accepts from yet.
+
+    It is only watched: the client stays in the backlog.
+    """
+    loop = asyncio.get_running_loop()
+    waiting: asyncio.Future[None] = loop.create_future()
+
+    def connected() -> None:
+        loop.remove_reader(listener.fileno())
+        if not waiting.done():
+            waiting.set_result(None)
+
+    loop.add_reader(listener.fileno(), connected)
+    try:
+        await waiting
+    finally:
+        loop.remove_reader(listener.fileno())
+
+
 class Patience:
-    """Knows when a client connects to the listener that nobody accepts from yet."""
+    """Knows how long what clients wait for may take."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
-        self._client = asyncio.Event()
 
     async def wait(self, task: asyncio.Task[object]) -> bool:
-        """Wait for the task as long as clients can; tell whether it is done.
-
-        The listener is only watched, never accepted from: the client stays in the backlog.
-        """
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._listener.fileno(), self._connected)
-        limit = loop.create_task(self._limit())
+        """Wait for the task as long as clients can; tell whether it is done."""
+        limit = asyncio.create_task(self._limit(), name="patience")
         try:
             await asyncio.wait([task, limit], return_when=asyncio.FIRST_COMPLETED)
             return task.done()
         finally:
-            loop.remove_reader(self._listener.fileno())
             limit.cancel()
-
-    def _connected(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._listener.fileno())
-        self._client.set()
+            await asyncio.wait([limit])
 
     async def _limit(self) -> None:
         try:
             async with asyncio.timeout(IDLE_PATIENCE):
-                await self._client.wait()
+                await client_waits(self._listener)
         except TimeoutError:
             return
         await asyncio.sleep(CLIENT_PATIENCE)

@@ -15,13 +15,14 @@ from buildsvc.errors import EnvironmentUnfit
 from sidecar.control import Commands, ControlServer
 from sidecar.endpoint import Address, bind, bound_address
 from sidecar.logs import LogOptions
+from sidecar.patience import client_waits
 from sidecar.settings import Settings
 from sidecar.status import Status
 
 log = structlog.get_logger(__name__)
 
 # The pages' library takes half a second to import; that must not come between a client and
-# the daemon. Requests wait in the backlog meanwhile.
+# the daemon, nor into the first build. Requests wait in the backlog meanwhile.
 _PAGES_AFTER_SECONDS = 2.0
 
 
@@ -70,6 +71,7 @@ def _bind_pages(settings: Settings) -> socket.socket | None:
 
 
 async def _pages(status: Status, listener: socket.socket) -> None:
+    await client_waits(listener)
     with suppress(TimeoutError):
         async with asyncio.timeout(_PAGES_AFTER_SECONDS):
             await status.until(lambda state: state.ready)
