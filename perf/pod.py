@@ -119,9 +119,14 @@ class Pod(Daemon):
         return status
 
     def wait_published(self, after_unix: float, within: float = 120.0) -> dict[str, Any]:
-        """Wait for a generation published after a build's end and return the status."""
+        """Wait for a generation published after a build's end and return the status.
+
+        Raises PerfError when a publication fails, or takes longer than ``within`` seconds.
+        """
 
         def published(status: dict[str, Any]) -> bool:
+            if status["by"].get("checkpoints_skipped", {}).get("failed"):
+                raise PerfError(f"a publication failed\n{self.log_end()}")
             return publication_end(status) > after_unix
 
         return self.wait_status(published, "publication of a generation", within)

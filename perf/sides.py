@@ -21,7 +21,7 @@ _PUBLISHED_WITHIN = 600.0
 
 def cold_pod(place: Site) -> Record:
     """The first build through the agent: no cache, empty store, packing under way."""
-    place.empty_store()
+    place.new_store()
     with place.pod() as pod:
         pod.start()
         pod.wait_answer()

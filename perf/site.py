@@ -24,9 +24,10 @@ class Site:
     scratch: Path
     registry: Registry
     config: Path
-    store: Path
-    store_url: str
     project: Project
+    stores: ExitStack
+    store: Path = Path("/nonexistent")
+    store_url: str = ""
     warm: StockDaemon | None = None
     _revision: int = 0
     _number: int = field(default=0)
@@ -61,12 +62,13 @@ class Site:
         """Return a stock daemon that is not started."""
         return StockDaemon(self.fresh("stock"), self.config)
 
-    def empty_store(self) -> None:
-        """Forget every generation."""
-        for path in self.store.iterdir():
-            # The marker says that this directory is a store.
-            if path.is_dir():
-                remove_tree(path)
+    def new_store(self) -> None:
+        """Go on with an empty store; the one before is removed."""
+        self.stores.close()
+        remove_tree(self.store)
+        self.store = self.fresh("store")
+        log = self.scratch / "objectserver.log"
+        self.store_url = self.stores.enter_context(object_server(self.store, log))
 
 
 @contextmanager
@@ -75,8 +77,7 @@ def site(name: str, scratch: Path) -> Iterator[Site]:
     with ExitStack() as stack:
         images = stack.enter_context(registry(scratch / "registry"))
         config = images.config(scratch / "buildkitd.toml")
-        store = scratch / "store"
-        url = stack.enter_context(object_server(store, scratch / "objectserver.log"))
+        stores = stack.enter_context(ExitStack())
         with StockDaemon(scratch / "base", config) as daemon:
             daemon.start(watched=False)
             daemon.wait_answer()
@@ -84,7 +85,7 @@ def site(name: str, scratch: Path) -> Iterator[Site]:
         images.stop()
         images.save()
         images.start()
-        place = Site(scratch, images, config, store, url, scenario(name, scratch, base))
+        place = Site(scratch, images, config, scenario(name, scratch, base), stores)
         try:
             yield place
         finally:
