@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypeAlias
 
@@ -59,9 +59,8 @@ class PackerClient:
         self._lost: list[_Capture] = []
 
     async def __aenter__(self) -> Self:
-        async with self._lock:
-            with suppress(WorkerDied):
-                await self._running()
+        # The process starts with the first capture: at the agent's start, the daemon and what
+        # unpacks for it need the processors more.
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -72,8 +71,10 @@ class PackerClient:
         digests = await asyncio.to_thread(_chunk_digests, root)
         async with self._lock:
             self._known += digests
+            if self._process is None:
+                return
             try:
-                await (await self._running()).send(messages.Know(digests))
+                await self._process.send(messages.Know(digests))
             except WorkerDied:
                 # The next one is told everything when it starts.
                 await self._end()

@@ -90,6 +90,11 @@ def kill(client: PackerClient) -> None:
     client._process.kill()
 
 
+async def started(client: PackerClient) -> None:
+    """The process starts with the first thing that it is to do."""
+    assert await Stored().take(client, client.flush()) == []
+
+
 async def dead(client: PackerClient) -> None:
     kill(client)
     assert client._process is not None
@@ -292,6 +297,7 @@ async def test_a_generator_closed_early_leaves_a_client_that_works(
 
 async def test_a_cancelled_capture_lets_the_next_one_in(client: PackerClient, source: Path) -> None:
     stored = Stored()
+    await started(client)
     assert client._process is not None
     os.kill(client._process.pid, signal.SIGSTOP)
     capture = asyncio.create_task(
@@ -323,6 +329,7 @@ async def test_a_staging_directory_that_fails_skips_and_recovers(
     client: PackerClient, source: Path, staging: Path
 ) -> None:
     stored = Stored()
+    await started(client)
     staging.rmdir()
     (event,) = await stored.take(
         client, client.capture_snapshot("s", source, idle=False, again=False)
