@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.roots import ChunkTable, Location
+from sidecar.siblings import siblings
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,11 @@ class Plan:
         }
         for blob in root.blobs:
             self.contents[ObjectKey.blob(blob.digest)] = Content((), self._locations(blob.data))
+        self.siblings: dict[ObjectKey, tuple[ObjectKey, ...]] = {
+            ObjectKey.snapshot(name): tuple(map(ObjectKey.snapshot, others))
+            for name, others in siblings(root).items()
+        }
+        """By snapshot: others with largely the same files, the best first."""
 
     def _locations(self, indices: Iterable[int]) -> tuple[Location, ...]:
         return tuple(self._chunks[index] for index in indices)

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import IntEnum
-from pathlib import Path
 
 import grpc.aio
 
-from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
-from buildsvc.errors import BuildsvcError, CorruptObject
+from buildsvc.errors import CorruptObject
 from sidecar.agentclient import AgentClient
 from sidecar.download import Downloads
 from sidecar.failures import cause
+from sidecar.fill import FAILURES, Fill
 from sidecar.plan import Content, ObjectKey, Plan
-from sidecar.segments import SegmentPlan, cut
 from sidecar.status import Status
 from sidecar.timeline import Kind, Span
 
 #: Objects that are prefetched at the same time: enough to overlap one's last worker with
 #: the next one's first download.
 _OPEN_PREFETCHES = 3
-#: How one object cannot be had: the store or its bytes, the local disk, the agent. The last
-#: is gRPC's for a write to a call that ended while the segment was downloaded.
-_FAILURES = (BuildsvcError, OSError, grpc.aio.AioRpcError, asyncio.InvalidStateError)
+#: Part of the time for a demand that is spent at most on waiting for a sibling's files.
+_SIBLINGS_PART = 0.25
 
 
 class Urgency(IntEnum):
@@ -39,7 +36,7 @@ class Urgency(IntEnum):
 class _Object:
     """One snapshot or blob of the generation and how far it is."""
 
-    __slots__ = ("content", "done", "key", "span", "task", "urgency")
+    __slots__ = ("content", "demanded", "done", "fill", "key", "sibling", "span", "task", "urgency")
 
     def __init__(self, key: ObjectKey, content: Content) -> None:
         self.key = key
@@ -47,7 +44,32 @@ class _Object:
         self.urgency = Urgency.REST
         self.task: asyncio.Task[None] | None = None
         self.span: Span | None = None
+        self.fill: Fill | None = None
         self.done = False
+        #: What it is linked from, if it was there or under way when this one was started.
+        self.sibling: _Object | None = None
+        self.demanded = asyncio.Event()
+
+    @property
+    def running(self) -> bool:
+        """Whether it is being fetched, or waits for its sibling."""
+        return self.task is not None and not self.task.done()
+
+    @property
+    def remaining(self) -> int:
+        """Stored bytes still to be fetched."""
+        return self.content.stored if self.fill is None else self.fill.remaining
+
+    def hurry(self, urgency: Urgency) -> None:
+        """Make it at least so urgent, and what it waits for too."""
+        self.urgency = min(self.urgency, urgency)
+        if self.urgency is Urgency.DEMAND:
+            self.demanded.set()
+            if self.span is not None:
+                # A prefetch under way: whoever looks now sees what the build waits for.
+                self.span.note(why=self.why)
+        if self.sibling is not None and self.sibling.urgency > urgency:
+            self.sibling.hurry(urgency)
 
     @property
     def failed(self) -> bool:
@@ -68,6 +90,9 @@ class Restorer:
     from the build. A demand is served before everything else; one that is not served
     within ``demand_timeout`` seconds, or cannot be, ends in ``on_lost`` with the reason,
     because buildkitd's database then names something that cannot be had.
+
+    Of two snapshots with largely the same files, one is fetched; the other waits for it and
+    becomes links of it. Nothing waits for what was started later, so nothing waits for itself.
     """
 
     def __init__(
@@ -86,6 +111,8 @@ class Restorer:
         self._demand_timeout = demand_timeout
         self._on_lost = on_lost
         self._objects = {key: _Object(key, content) for key, content in plan.contents.items()}
+        self._siblings = plan.siblings
+        self._linked_from = {other for others in plan.siblings.values() for other in others}
         traced = plan.traced()
         for key in traced:
             self._objects[key].urgency = Urgency.TRACE
@@ -104,10 +131,7 @@ class Restorer:
             return
         if wanted.done:
             return
-        wanted.urgency = Urgency.DEMAND
-        if wanted.span is not None:
-            # A prefetch under way: whoever looks now sees what the build waits for.
-            wanted.span.note(why=wanted.why)
+        wanted.hurry(Urgency.DEMAND)
         self._start(wanted)
         if self._tasks is not None:
             self._tasks.create_task(self._watch_demand(wanted), name=f"demand {key.name}")
@@ -143,7 +167,7 @@ class Restorer:
                     if failed := [item for item in chosen if item.failed]:
                         raise CorruptObject(f"{failed[0].key.name} could not be restored")
         except ExceptionGroup as failures:
-            raise cause(failures, _FAILURES) from None
+            raise cause(failures, FAILURES) from None
         finally:
             self._tasks = None
 
@@ -155,11 +179,17 @@ class Restorer:
             self._start(self._objects[queue.popleft()])
 
     def _start(self, item: _Object) -> None:
-        running = item.task is not None and not item.task.done()
-        if item.done or running or self._tasks is None:
+        if item.done or item.running or self._tasks is None:
             return
         self._open += 1
-        item.task = self._tasks.create_task(self._fetch(item), name=f"fetch {item.key.name}")
+        others = [self._objects[key] for key in self._siblings.get(item.key, ())]
+        local = (other for other in others if other.done)
+        item.sibling = next(local, next((other for other in others if other.running), None))
+        item.hurry(item.urgency)
+        # The fetch as it is now: another one, after a failure, might wait for this object.
+        arrival = None if item.sibling is None else item.sibling.task
+        fetch = self._fetch(item, arrival)
+        item.task = self._tasks.create_task(fetch, name=f"fetch {item.key.name}")
 
     async def _watch_demand(self, item: _Object) -> None:
         """Give up the root when a demand takes too long."""
@@ -170,123 +200,58 @@ class Restorer:
             reason = "could not be fetched" if ended else f"took over {self._demand_timeout:g} s"
             self._on_lost(f"demanded object {item.key.name} {reason}")
 
-    async def _fetch(self, item: _Object) -> None:
+    async def _sibling_ready(self, item: _Object, fetch: asyncio.Task[None] | None) -> str:
+        """Wait for the sibling; its name, empty if the object is to be fetched on its own."""
+        sibling = item.sibling
+        if sibling is None or fetch is None:
+            return ""
+        if not fetch.done():
+            # It takes nobody's place meanwhile.
+            self._open -= 1
+            self._wake.set()
+            try:
+                await self._arrival(sibling, fetch, item)
+            finally:
+                self._open += 1
+        item.sibling = None
+        return sibling.key.name if sibling.done else ""
+
+    async def _arrival(self, sibling: _Object, fetch: asyncio.Task[None], item: _Object) -> None:
+        """Return when the sibling's fetch has ended, or it is quicker to fetch the object."""
+        demanded = asyncio.ensure_future(item.demanded.wait())
+        try:
+            await asyncio.wait([fetch, demanded], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            demanded.cancel()
+        if not fetch.done() and sibling.remaining <= item.content.stored:
+            await asyncio.wait([fetch], timeout=_SIBLINGS_PART * self._demand_timeout)
+
+    async def _fetch(self, item: _Object, arrival: asyncio.Task[None] | None) -> None:
         what = "blob" if item.key.is_blob else "snapshot"
         span = self._status.begin(Kind.FETCH, item.key.name, object=what, why=item.why)
         item.span = span
-        fill = _Fill(self._agent, self._downloads, item.key, item.content, lambda: item.urgency)
         try:
+            sibling = await self._sibling_ready(item, arrival)
+            item.fill = fill = Fill(
+                self._agent,
+                self._downloads,
+                item.key,
+                item.content,
+                lambda: item.urgency,
+                link_from=sibling,
+                keep_tree=item.key in self._linked_from,
+            )
             await fill.run()
             item.done = True
-            span.end("ok", why=item.why, bytes=item.content.stored)
+            span.end("ok", why=item.why, bytes=fill.stored, linked=fill.linked)
         except grpc.aio.AioRpcError as failure:
             self._status.failed(failure)
             span.end("failed", why=item.why, error=failure.details() or failure.code().name)
-        except _FAILURES as failure:
+        except FAILURES as failure:
             self._status.failed(failure)
             span.end("failed", why=item.why, error=str(failure))
         finally:
+            item.fill = None
             self._open -= 1
             span.end("cancelled")
             self._wake.set()
-
-
-class _Fill:
-    """One object's way to the disk: tree, segments, and a second try for corrupt chunks."""
-
-    def __init__(
-        self,
-        agent: AgentClient,
-        downloads: Downloads,
-        key: ObjectKey,
-        content: Content,
-        urgency: Callable[[], int],
-    ) -> None:
-        self._agent = agent
-        self._downloads = downloads
-        self._key = key
-        self._content = content
-        self._urgency = urgency
-        self._retried: set[int] = set()
-        self._tree = ""
-        self._staged: dict[str, SegmentPlan] = {}
-        self._outstanding = 0
-        self._all_served = asyncio.Event()
-        # gRPC takes one write at a time.
-        self._writing = asyncio.Lock()
-
-    async def run(self) -> None:
-        """Fetch and lay out the object.
-
-        Raises:
-            CorruptObject: a chunk was corrupt twice.
-            StoreError: the store does not have it or does not answer.
-            AioRpcError: the agent is gone or refused it.
-        """
-        if self._content.tree:
-            path = await self._downloads.content_file(self._content.tree, self._urgency)
-            self._tree = str(path)
-        try:
-            await self._fill()
-        finally:
-            for plan in self._staged.values():
-                self._downloads.released(plan)
-            # What the agent is done with it has deleted itself.
-            await asyncio.to_thread(_unlink, [*self._staged, self._tree])
-
-    async def _fill(self) -> None:
-        self._call = self._agent.fill()
-        header = agent_pb2.FillHeader(
-            object=self._key.to_proto(), tree_path=self._tree, priority=self._urgency()
-        )
-        await self._call.write(agent_pb2.FillRequest(header=header))
-        try:
-            async with asyncio.TaskGroup() as group:
-                answers = group.create_task(self._answers(group))
-                self._add(group, list(cut(enumerate(self._content.data))))
-                await self._all_served.wait()
-                await self._call.done_writing()
-                await answers
-        except ExceptionGroup as failures:
-            raise cause(failures, _FAILURES) from None
-        finally:
-            self._call.cancel()
-
-    def _add(self, group: asyncio.TaskGroup, plans: Sequence[SegmentPlan]) -> None:
-        self._outstanding += len(plans)
-        for plan in plans:
-            group.create_task(self._send(plan))
-        if not self._outstanding:
-            self._all_served.set()
-
-    async def _send(self, plan: SegmentPlan) -> None:
-        path: Path = await self._downloads.segment(plan, self._urgency)
-        self._staged[str(path)] = plan
-        async with self._writing:
-            await self._call.write(agent_pb2.FillRequest(segment=plan.staged(path)))
-
-    async def _answers(self, group: asyncio.TaskGroup) -> None:
-        async for answer in self._call:
-            kind = answer.WhichOneof("response")
-            if kind == "done":
-                return
-            if kind == "corrupt":
-                self._retry(group, answer.corrupt.chunks)
-            else:
-                self._downloads.released(self._staged.pop(answer.released))
-                self._outstanding -= 1
-                if not self._outstanding:
-                    self._all_served.set()
-        raise CorruptObject(f"the agent ended {self._key.name} without having finished it")
-
-    def _retry(self, group: asyncio.TaskGroup, chunks: Sequence[int]) -> None:
-        again = set(chunks)
-        if again & self._retried:
-            raise CorruptObject(f"{self._key.name}: chunks are corrupt in the store")
-        self._retried |= again
-        self._add(group, list(cut((i, self._content.data[i]) for i in sorted(again))))
-
-
-def _unlink(paths: Sequence[str]) -> None:
-    for path in filter(None, paths):
-        Path(path).unlink(missing_ok=True)

@@ -45,6 +45,10 @@ class Directories:
         """Absolute path of a layer."""
         return f"{self._root}/{number}/fs"
 
+    def tree(self, number: int) -> str:
+        """Absolute path of the file with the tree that a layer was restored from, if it is kept."""
+        return f"{self._root}/{number}/tree"
+
     def merged(self, number: int) -> str:
         """Absolute path of the mount point of a pinned overlay."""
         return f"{self._root}/{number}/merged"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
-from sidecar.agent.index import FailedPrecondition, NotFound
+from sidecar.agent import ports
+from sidecar.agent.index import FailedPrecondition, Kind, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
-    from sidecar.agent import ports
     from sidecar.agent.index import Row
     from sidecar.agent.residency import ObjectId, Residency
     from sidecar.agent.snapshotter import Snapshotter
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 class Target(Protocol):
     """What is filled: a snapshot's directory or a blob."""
 
-    async def prepare(self) -> int:
-        """Answers how many chunks there will be."""
+    async def prepare(self) -> ports.Prepared:
+        """Answers which chunks are wanted."""
 
     async def fill(self, segment: agent_pb2.Segment) -> ports.FillResult:
         """Writes what the segment has."""
@@ -42,26 +43,41 @@ class SnapshotTarget:
         snapshotter: Snapshotter,
         unpacker: ports.Unpacker,
         priority: Callable[[], int],
+        sibling: ports.Sibling | None = None,
+        keep_tree: bool = False,
     ) -> None:
+        """`sibling` is what may be linked; `keep_tree`: this may be a sibling later."""
         self._row = row
         self._tree = tree
         self._layer = snapshotter.layer(row)
         self._snapshotter = snapshotter
         self._unpacker = unpacker
         self._priority = priority
+        self._sibling = sibling
+        # What is still written to after it was restored is not what its tree says.
+        self._kept = (
+            snapshotter.kept_tree(row) if keep_tree and row.kind is Kind.COMMITTED else None
+        )
+        self._linked = b""
 
-    async def prepare(self) -> int:
+    async def prepare(self) -> ports.Prepared:
         await self._snapshotter.begin_layer(self._row)
-        return await self._unpacker.prepare(self._tree, self._layer, priority=self._priority())
+        prepared = await self._unpacker.prepare(
+            self._tree, self._layer, sibling=self._sibling, priority=self._priority()
+        )
+        self._linked = prepared.linked
+        return prepared
 
     async def fill(self, segment: agent_pb2.Segment) -> ports.FillResult:
         return await self._unpacker.fill(
-            self._tree, self._layer, segment, priority=self._priority()
+            self._tree, self._layer, segment, linked=self._linked, priority=self._priority()
         )
 
     async def finish(self) -> None:
-        await self._unpacker.finish(self._tree, self._layer, priority=self._priority())
-        await asyncio.to_thread(self._tree.unlink, missing_ok=True)
+        await self._unpacker.finish(
+            self._tree, self._layer, linked=self._linked, priority=self._priority()
+        )
+        await asyncio.to_thread(_put_away, self._tree, self._kept)
         self._snapshotter.mark_local(self._row)
 
 
@@ -73,8 +89,8 @@ class BlobTarget:
         self._blobs = blobs
         self._priority = priority
 
-    async def prepare(self) -> int:
-        return self._blobs.chunks(self._digest)
+    async def prepare(self) -> ports.Prepared:
+        return ports.Prepared(range(self._blobs.chunks(self._digest)))
 
     async def fill(self, segment: agent_pb2.Segment) -> ports.FillResult:
         return await self._blobs.fill(self._digest, segment, priority=self._priority())
@@ -86,13 +102,16 @@ class BlobTarget:
 class Filling:
     """One Fill call. Segments are worked on as they come, several at a time."""
 
-    def __init__(self, key: ObjectId, target: Target, residency: Residency) -> None:
+    def __init__(
+        self, key: ObjectId, target: Target, residency: Residency, *, tell_wanted: bool = False
+    ) -> None:
+        """`tell_wanted`: the first answer is which chunks are wanted."""
         self._key = key
         self._target = target
         self._residency = residency
         self._answers: asyncio.Queue[agent_pb2.FillResponse | None] = asyncio.Queue()
-        self._filled: set[int] = set()
-        self._wanted = 0
+        self._tell_wanted = tell_wanted
+        self._missing: set[int] = set()
         self._bytes = 0
         self._files = 0
         self._complete = asyncio.Event()
@@ -116,7 +135,11 @@ class Filling:
             await asyncio.gather(worker, return_exceptions=True)
 
     async def _work(self, segments: AsyncIterator[agent_pb2.Segment]) -> None:
-        self._wanted = await self._target.prepare()
+        prepared = await self._target.prepare()
+        self._missing = set(prepared.wanted)
+        if self._tell_wanted:
+            wanted = agent_pb2.WantedChunks(chunks=prepared.wanted, linked=prepared.linked.count(1))
+            self._answers.put_nowait(agent_pb2.FillResponse(wanted=wanted))
         await self._receive(segments)
         self._check_wanted()
         await self._target.finish()
@@ -126,7 +149,7 @@ class Filling:
 
     async def _receive(self, segments: AsyncIterator[agent_pb2.Segment]) -> None:
         """Returns when all chunks are written, whether or not the segments have ended."""
-        if not self._wanted:
+        if not self._missing:
             return
         try:
             async with asyncio.TaskGroup() as group:
@@ -139,8 +162,8 @@ class Filling:
         except BaseExceptionGroup as group_error:
             # One is enough: what it was decides the status of the call.
             raise group_error.exceptions[0] from None
-        missing = self._wanted - len(self._filled)
-        if missing:
+        if self._missing:
+            missing = len(self._missing)
             raise FailedPrecondition(f"{missing} chunks of {self._key.name} were never sent")
 
     async def _read(
@@ -155,14 +178,22 @@ class Filling:
         await asyncio.to_thread(Path(segment.path).unlink, missing_ok=True)
         self._bytes += result.bytes
         self._files += result.files
-        self._filled |= {staged.chunk for staged in segment.chunks} - set(result.corrupt)
+        self._missing -= {staged.chunk for staged in segment.chunks} - set(result.corrupt)
         if result.corrupt:
             corrupt = agent_pb2.CorruptChunks(chunks=result.corrupt)
             self._answers.put_nowait(agent_pb2.FillResponse(corrupt=corrupt))
         self._answers.put_nowait(agent_pb2.FillResponse(released=segment.path))
-        if len(self._filled) >= self._wanted:
+        if not self._missing:
             self._complete.set()
 
     def _check_wanted(self) -> None:
         if self._residency.is_local(self._key):
             raise NotFound(f"{self._key.name} is not wanted any more")
+
+
+def _put_away(tree: Path, kept: Path | None) -> None:
+    """Move the tree to where it is kept, or delete it."""
+    if kept is not None:
+        with suppress(OSError):
+            tree.replace(kept)
+    tree.unlink(missing_ok=True)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from sidecar.agent.filling import BlobTarget, Filling, SnapshotTarget, Target
-from sidecar.agent.index import AlreadyExists, InvalidArgument
-from sidecar.agent.ports import DEMAND
+from sidecar.agent.index import AlreadyExists, InvalidArgument, Kind, NotFound
+from sidecar.agent.ports import DEMAND, Sibling
 from sidecar.agent.residency import ObjectId, snapshot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
+    from sidecar.agent.index import Row
     from sidecar.agent.ports import Blobs, Unpacker
     from sidecar.agent.residency import Residency
     from sidecar.agent.snapshotter import Snapshotter
@@ -48,8 +49,10 @@ class Fills:
             if target is None:
                 yield agent_pb2.FillResponse(done=agent_pb2.FillDone())
                 return
-            filling = Filling(key, target, self._residency)
-            async with aclosing(filling.run(_segments(requests))) as answers:
+            filling = Filling(
+                key, target, self._residency, tell_wanted=bool(first.header.link_from)
+            )
+            async with aclosing(filling.run(_segments(requests, first.header))) as answers:
                 async for answer in answers:
                     yield answer
 
@@ -70,6 +73,8 @@ class Fills:
                 snapshotter=self._snapshotter,
                 unpacker=self._unpacker,
                 priority=priority,
+                sibling=self._sibling(row, header.link_from, stack),
+                keep_tree=header.keep_tree,
             )
             if not self._residency.is_local(key):
                 stack.enter_context(self._snapshotter.held(row))
@@ -82,11 +87,32 @@ class Fills:
         stack.callback(self._running.discard, key)
         return target
 
+    def _sibling(self, row: Row, name: str, stack: ExitStack) -> Sibling | None:
+        """What the snapshot `row` may be linked from: a layer that stays until the call ends.
+
+        Both must be committed, as a write to either would be one to the other. The sibling has a
+        tree only if it was restored here and was committed already then, so it is what that says.
+        """
+        try:
+            sibling = self._snapshotter.stat(name)
+        except NotFound:
+            return None
+        if row.kind is not Kind.COMMITTED or sibling.kind is not Kind.COMMITTED:
+            return None
+        if not self._residency.is_local(snapshot(name)):
+            return None
+        stack.enter_context(self._snapshotter.held(sibling))
+        return Sibling(self._snapshotter.kept_tree(sibling), self._snapshotter.layer(sibling))
+
 
 async def _segments(
-    requests: AsyncIterator[agent_pb2.FillRequest],
+    requests: AsyncIterator[agent_pb2.FillRequest], header: agent_pb2.FillHeader
 ) -> AsyncIterator[agent_pb2.Segment]:
     async for request in requests:
-        if not request.HasField("segment"):
-            raise InvalidArgument("a fill has one header")
-        yield request.segment
+        match request.WhichOneof("request"):
+            case "segment":
+                yield request.segment
+            case "priority":
+                header.priority = request.priority
+            case _:
+                raise InvalidArgument("a fill has one header")

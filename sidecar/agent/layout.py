@@ -47,6 +47,17 @@ class Layout:
         """Return the last component of an entry's path."""
         return self.entries[index].path.rpartition(b"/")[2]
 
+    def wanted(self, linked: bytes) -> list[int]:
+        """Return the chunks without which an entry not in `linked` cannot be written."""
+        if not linked:
+            return list(range(len(self.lengths)))
+        return [
+            chunk
+            for chunk, single in enumerate(self.single)
+            if not all(linked[index] for index in single)
+            or not all(linked[index] for index, _ in self.scattered.get(chunk, ()))
+        ]
+
     def _index(self) -> None:
         numbers: dict[bytes, int] = {}
         for index, entry in enumerate(self.entries):
@@ -88,6 +99,15 @@ class Layouts:
             self._make_room(key.size)
             layout = self._layouts[key] = Layout(trees.parse(file.read()))
         return layout
+
+    def beside(self, path: bytes, other: bytes) -> Layout | None:
+        """Return the tree in `other`, or None if it is too large to be kept beside that in `path`.
+
+        Raises CorruptObject, OSError.
+        """
+        if self._kept < 2 or os.stat(path).st_size + os.stat(other).st_size > self._kept_bytes:
+            return None
+        return self.get(other)
 
     def _make_room(self, size: int) -> None:
         while self._layouts and (

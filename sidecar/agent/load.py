@@ -71,7 +71,8 @@ class Loading:
             return
         tree, target = Path(request.databases_tree_path), Path(request.buildkit_root)
         await asyncio.to_thread(target.mkdir, mode=0o711, parents=True, exist_ok=True)
-        wanted = await self._unpacker.prepare(tree, target, priority=ports.DEMAND)
+        prepared = await self._unpacker.prepare(tree, target, priority=ports.DEMAND)
+        wanted = len(prepared.wanted)
         filled: set[int] = set()
         for segment in request.databases:
             result = await self._unpacker.fill(tree, target, segment, priority=ports.DEMAND)

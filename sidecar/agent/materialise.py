@@ -4,10 +4,15 @@ Three steps on one target: `prepare` once, `fill` for each segment, several at a
 processes, then `finish` once. Each may be repeated after its process died at any point. The target
 is nobody else's until `finish` returns. Every file is opened relative to a directory descriptor
 with O_NOFOLLOW, so nothing outside the target is touched, whatever the tree says.
+
+Files may be hard links of a sibling's: `prepare` makes these and says which, the other steps leave
+them alone. Nothing can be written through such a link: content goes into files that the same call
+made with O_EXCL, or that `prepare` made and that are seen to have no other name.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +23,7 @@ from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from sidecar.agent.dirfd import DIRECTORY, Directories
 from sidecar.agent.layout import Layout
 from sidecar.agent.staged import StagedChunk, read_chunks
+from sidecar.agent.twins import Twins
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -40,22 +46,31 @@ class Filled:
 class Materialiser:
     """One tree on its way to one directory. Changes the process's umask while it works."""
 
-    def __init__(self, layout: Layout, target: bytes) -> None:
-        """Work on the existing directory `target`."""
+    def __init__(self, layout: Layout, target: bytes, linked: bytes = b"") -> None:
+        """Work on the existing directory `target`; `linked` is what `prepare` has returned."""
         self._layout = layout
         self._target = target
+        self._linked = linked or bytes(len(layout.entries))
         self._owner = (os.geteuid(), os.getegid())
 
-    def prepare(self) -> None:
-        """Make directories and everything that needs no chunk; large files get their size only."""
+    def prepare(self, twins: Twins | None = None) -> bytes:
+        """Make directories and everything that needs no chunk; large files get their size only.
+
+        Returns a byte for each entry, 1 if it is a link of its twin; no byte if none is.
+        """
         layout = self._layout
+        linked = bytearray(len(layout.entries))
         with self._directories() as directories:
             _forget_metadata(directories.get(0))
             numbers = layout.directories
             for index, entry in enumerate(layout.entries):
                 mode = entry.mode
                 if stat.S_ISREG(mode):
-                    if not entry.hardlink and len(entry.pieces) != 1:
+                    if twins is not None and twins.link(
+                        index, layout.name(index), directories.get(numbers[index])
+                    ):
+                        linked[index] = 1
+                    elif not entry.hardlink and len(entry.pieces) != 1:
                         self._prepare_file(
                             entry, layout.name(index), directories.get(numbers[index])
                         )
@@ -68,6 +83,7 @@ class Materialiser:
                         os.mkdir(layout.names[number], _PRIVATE_DIRECTORY, dir_fd=parent)
                     except FileExistsError:
                         _forget_metadata(directories.get(number))
+        return bytes(linked) if any(linked) else b""
 
     def fill(self, segment: bytes, staged: Iterable[StagedChunk]) -> Filled:
         """Verify the chunks in the file `segment` and write every piece that needs one.
@@ -84,10 +100,12 @@ class Materialiser:
                     continue
                 with memoryview(data) as view:
                     for each in layout.single[index]:
-                        written += self._write_whole(each, view, directories)
-                    files += len(layout.single[index])
+                        if not self._linked[each]:
+                            written += self._write_whole(each, view, directories)
+                            files += 1
                     for each, which in layout.scattered.get(index, ()):
-                        written += self._write_piece(each, which, view, directories)
+                        if not self._linked[each]:
+                            written += self._write_piece(each, which, view, directories)
         return Filled(files, written, corrupt)
 
     def finish(self) -> None:
@@ -97,7 +115,7 @@ class Materialiser:
         numbers = layout.directories
         with self._directories() as directories, self._directories() as sources:
             for index, entry in enumerate(entries):
-                if not stat.S_ISREG(entry.mode):
+                if not stat.S_ISREG(entry.mode) or self._linked[index]:
                     continue
                 if len(entry.pieces) > 1:
                     name = layout.name(index)
@@ -165,7 +183,10 @@ class Materialiser:
         piece = layout.entries[index].pieces[which]
         offset = piece.chunk_offset
         dir_fd = directories.get(layout.directories[index])
-        with _closing(os.open(layout.name(index), _OPEN, dir_fd=dir_fd)) as descriptor:
+        name = layout.name(index)
+        with _closing(os.open(name, _OPEN, dir_fd=dir_fd)) as descriptor:
+            if os.fstat(descriptor).st_nlink != 1:
+                raise OSError(errno.EMLINK, "has another name and must not be written to", name)
             _write(descriptor, data[offset : offset + piece.length], piece.file_offset)
         return piece.length
 

@@ -15,26 +15,33 @@ HEADER = struct.Struct("<I")
 
 
 class Prepare(msgspec.Struct, tag=True, frozen=True):
-    """Paths of a serialised tree and of the directory to become it."""
+    """Paths of a serialised tree and of the directory to become it.
+
+    The same of a sibling whose files may be linked, or empty.
+    """
 
     tree: bytes
     target: bytes
+    sibling_tree: bytes = b""
+    sibling: bytes = b""
 
 
 class Fill(msgspec.Struct, tag=True, frozen=True):
-    """The same, and a segment with where its chunks are."""
+    """Tree and target, what `Prepared` said to be linked, a segment and where its chunks are."""
 
     tree: bytes
     target: bytes
+    linked: bytes
     segment: bytes
     chunks: list[StagedChunk]
 
 
 class Finish(msgspec.Struct, tag=True, frozen=True):
-    """As Prepare."""
+    """Tree and target, and what `Prepared` said to be linked."""
 
     tree: bytes
     target: bytes
+    linked: bytes
 
 
 class Know(msgspec.Struct, tag=True, frozen=True):
@@ -75,9 +82,10 @@ Request = Prepare | Fill | Finish | Know | CaptureTree | CaptureBlob | Flush | P
 
 
 class Prepared(msgspec.Struct, tag=True, frozen=True):
-    """Rows of the tree's chunk table."""
+    """Rows of the tree's chunk table that are needed; for each entry 1 if it was linked, or b""."""
 
-    chunks: int
+    wanted: list[int]
+    linked: bytes
 
 
 class Filled(msgspec.Struct, tag=True, frozen=True):

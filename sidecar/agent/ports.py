@@ -28,23 +28,52 @@ class FillResult:
     corrupt: Sequence[int]
 
 
+@dataclass(frozen=True)
+class Sibling:
+    """A whole, immutable layer whose files may be linked, and the file with its tree."""
+
+    tree: Path
+    layer: Path
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a target needs after `prepare`: rows of its tree's chunk table.
+
+    `linked` has a byte for each entry, 1 if it is a link of a sibling's file that must not be
+    touched any more; empty if there is none.
+    """
+
+    wanted: Sequence[int]
+    linked: bytes = b""
+
+
 class Unpacker(Protocol):
     """Turns a staged tree and its chunks into a directory, in worker processes.
 
     `tree` is the path of a serialised `Tree`, `target` the directory to become it. Calls for one
-    target are: `prepare`, then any number of `fill` (also several at a time), then `finish`. Each
-    may be repeated after a failure. All raise `CorruptObject` for a tree that is not valid.
+    target are: `prepare`, then any number of `fill` (also several at a time), then `finish`, the
+    latter two with the answer of the first. Each may be repeated after a failure. All raise
+    `CorruptObject` for a tree that is not valid.
     """
 
-    async def prepare(self, tree: Path, target: Path, *, priority: int) -> int:
-        """Makes the directories; answers how many entries the tree's chunk table has."""
+    async def prepare(
+        self, tree: Path, target: Path, *, sibling: Sibling | None = None, priority: int
+    ) -> Prepared:
+        """Makes the directories, and links of the sibling's files."""
 
     async def fill(
-        self, tree: Path, target: Path, segment: agent_pb2.Segment, *, priority: int
+        self,
+        tree: Path,
+        target: Path,
+        segment: agent_pb2.Segment,
+        *,
+        linked: bytes = b"",
+        priority: int,
     ) -> FillResult:
         """Verifies each chunk and writes every piece that needs it. Leaves the segment's file."""
 
-    async def finish(self, tree: Path, target: Path, *, priority: int) -> None:
+    async def finish(self, tree: Path, target: Path, *, linked: bytes = b"", priority: int) -> None:
         """Links, devices, whiteouts, and the metadata of directories, deepest first."""
 
 

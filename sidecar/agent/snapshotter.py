@@ -140,6 +140,10 @@ class Snapshotter:
         """The directory of a snapshot's own layer."""
         return Path(self._directories.layer(row.id))
 
+    def kept_tree(self, row: Row) -> Path:
+        """Where the tree of a restored layer is, if others may be linked from it."""
+        return Path(self._directories.tree(row.id))
+
     async def begin_layer(self, row: Row) -> None:
         """Makes the directory of a lazy snapshot's layer, if it is not there."""
         await self._directories.begin(row.id)

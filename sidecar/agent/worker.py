@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING
 from buildsvc.cache import chunking
 from buildsvc.cache.chunks import split_digests
 from buildsvc.cache.packs import FinishedPack, PackWriter
+from buildsvc.errors import CorruptObject
 from sidecar.agent import messages
-from sidecar.agent.layout import Layouts
+from sidecar.agent.layout import Layout, Layouts
 from sidecar.agent.materialise import Materialiser
 from sidecar.agent.pack import Packer
 from sidecar.agent.priority import IdleThread
 from sidecar.agent.sink import ChunkSink
 from sidecar.agent.spawn import PR_SET_PDEATHSIG, prctl
+from sidecar.agent.twins import Twins
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,18 +63,36 @@ class UnpackTasks:
     def run(self, request: messages.Request) -> messages.Reply | None:
         """Do one task. Raises CorruptObject, OSError."""
         match request:
-            case messages.Prepare(tree, target):
-                layout = self._layouts.get(tree)
-                Materialiser(layout, target).prepare()
-                return messages.Prepared(len(layout.digests))
-            case messages.Fill(tree, target, segment, chunks):
-                filled = Materialiser(self._layouts.get(tree), target).fill(segment, chunks)
+            case messages.Prepare():
+                layout = self._layouts.get(request.tree)
+                linked = self._prepare(layout, request)
+                return messages.Prepared(layout.wanted(linked), linked)
+            case messages.Fill(tree, target, linked, segment, chunks):
+                materialiser = Materialiser(self._layouts.get(tree), target, linked)
+                filled = materialiser.fill(segment, chunks)
                 return messages.Filled(filled.files, filled.bytes, filled.corrupt)
-            case messages.Finish(tree, target):
-                Materialiser(self._layouts.get(tree), target).finish()
+            case messages.Finish(tree, target, linked):
+                Materialiser(self._layouts.get(tree), target, linked).finish()
                 return messages.Done()
             case _:
                 raise TypeError(f"an unpacking worker cannot do {request!r}")
+
+    def _prepare(self, layout: Layout, request: messages.Prepare) -> bytes:
+        """Prepare the target, with links if the sibling can be had; what was linked."""
+        materialiser = Materialiser(layout, request.target)
+        twins = self._twins(layout, request) if request.sibling_tree else None
+        if twins is None:
+            return materialiser.prepare()
+        with twins:
+            return materialiser.prepare(twins)
+
+    def _twins(self, layout: Layout, request: messages.Prepare) -> Twins | None:
+        try:
+            sibling = self._layouts.beside(request.tree, request.sibling_tree)
+            return None if sibling is None else Twins(layout, sibling, request.sibling)
+        except (CorruptObject, OSError):
+            # Linking only saves work. The sibling may have been removed, its tree kept by nobody.
+            return None
 
 
 class PackTasks:

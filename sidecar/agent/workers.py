@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from sidecar.agent import messages
 from sidecar.agent.errors import WorkerLost
-from sidecar.agent.ports import FillResult
+from sidecar.agent.ports import FillResult, Prepared, Sibling
 from sidecar.agent.process import Process, WorkerDied
 from sidecar.agent.staged import StagedChunk
 
@@ -75,28 +75,40 @@ class Unpackers:
         while not self._queue.empty():
             self._queue.get_nowait().answer.cancel()
 
-    async def prepare(self, tree: Path, target: Path, *, priority: int) -> int:
-        """Make directories, links and empty files; the rows of the tree's chunk table.
+    async def prepare(
+        self, tree: Path, target: Path, *, sibling: Sibling | None = None, priority: int
+    ) -> Prepared:
+        """Make directories, symbolic links and empty files, and link what the sibling has.
 
         Raises CorruptObject, OSError, WorkerLost; so do the others.
         """
-        request = messages.Prepare(os.fsencode(tree), os.fsencode(target))
-        return (await self._run(request, priority, messages.Prepared)).chunks
+        paths = (sibling.tree, sibling.layer) if sibling is not None else ()
+        request = messages.Prepare(
+            os.fsencode(tree), os.fsencode(target), *(os.fsencode(path) for path in paths)
+        )
+        prepared = await self._run(request, priority, messages.Prepared)
+        return Prepared(prepared.wanted, prepared.linked)
 
     async def fill(
-        self, tree: Path, target: Path, segment: agent_pb2.Segment, *, priority: int
+        self,
+        tree: Path,
+        target: Path,
+        segment: agent_pb2.Segment,
+        *,
+        linked: bytes = b"",
+        priority: int,
     ) -> FillResult:
         """Verify the chunks of a segment and write every piece that needs one."""
         staged = [StagedChunk(each.chunk, each.offset, each.stored) for each in segment.chunks]
         request = messages.Fill(
-            os.fsencode(tree), os.fsencode(target), os.fsencode(segment.path), staged
+            os.fsencode(tree), os.fsencode(target), linked, os.fsencode(segment.path), staged
         )
         filled = await self._run(request, priority, messages.Filled)
         return FillResult(filled.files, filled.bytes, filled.corrupt)
 
-    async def finish(self, tree: Path, target: Path, *, priority: int) -> None:
+    async def finish(self, tree: Path, target: Path, *, linked: bytes = b"", priority: int) -> None:
         """Set what can only be set when all content is there."""
-        request = messages.Finish(os.fsencode(tree), os.fsencode(target))
+        request = messages.Finish(os.fsencode(tree), os.fsencode(target), linked)
         await self._run(request, priority, messages.Done)
 
     async def _run(self, request: messages.Request, priority: int, kind: type[R]) -> R:

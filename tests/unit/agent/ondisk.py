@@ -19,6 +19,7 @@ from sidecar.agent.materialise import Materialiser
 from sidecar.agent.pack import Packer
 from sidecar.agent.sink import ChunkSink
 from sidecar.agent.staged import StagedChunk
+from sidecar.agent.twins import Twins
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
@@ -151,17 +152,36 @@ class Cache:
             found.setdefault(path, []).append(StagedChunk(index, offset, stored))
         return found
 
-    def restore(self, captured: CapturedTree, target: Path) -> None:
-        """Materialise, with each chunk as a segment of its own."""
-        target.mkdir()
+    def layout(self, captured: CapturedTree) -> Layout:
+        """The tree, parsed."""
         layout = Layout(trees.parse(self.read(captured.tree_digests)))
         assert b"".join(layout.digests) == captured.data_digests
-        materialiser = Materialiser(layout, os.fsencode(target))
-        materialiser.prepare()
+        return layout
+
+    def restore(
+        self,
+        captured: CapturedTree,
+        target: Path,
+        sibling: tuple[CapturedTree, Path] | None = None,
+    ) -> list[int]:
+        """Materialise, each chunk a segment of its own, maybe from a sibling; the chunks used."""
+        target.mkdir(exist_ok=True)
+        layout = self.layout(captured)
+        linked = b""
+        if sibling is None:
+            Materialiser(layout, os.fsencode(target)).prepare()
+        else:
+            other, layer = sibling
+            with Twins(layout, self.layout(other), os.fsencode(layer)) as twins:
+                linked = Materialiser(layout, os.fsencode(target)).prepare(twins)
+        wanted = layout.wanted(linked)
+        materialiser = Materialiser(layout, os.fsencode(target), linked)
         for path, staged in self.segments(captured.data_digests).items():
             for each in staged:
-                assert materialiser.fill(os.fsencode(path), [each]).corrupt == []
+                if each.chunk in wanted:
+                    assert materialiser.fill(os.fsencode(path), [each]).corrupt == []
         materialiser.finish()
+        return wanted
 
 
 def write_sparse(path: Path, size: int, ranges: Sequence[tuple[int, bytes]]) -> None:

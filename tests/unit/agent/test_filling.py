@@ -14,7 +14,7 @@ from buildsvc.errors import CorruptObject
 from sidecar.agent.events import Events
 from sidecar.agent.filling import Filling
 from sidecar.agent.index import FailedPrecondition, NotFound
-from sidecar.agent.ports import FillResult
+from sidecar.agent.ports import FillResult, Prepared
 from sidecar.agent.residency import Residency, snapshot
 
 KEY = snapshot("s")
@@ -25,6 +25,7 @@ class Scripted:
 
     def __init__(self, chunks: int) -> None:
         self.chunks = chunks
+        self.wanted: list[int] | None = None
         self.corrupt: set[int] = set()
         self.error: Exception | None = None
         self.gate = asyncio.Event()
@@ -32,8 +33,8 @@ class Scripted:
         self.begun = asyncio.Semaphore(0)
         self.finished = False
 
-    async def prepare(self) -> int:
-        return self.chunks
+    async def prepare(self) -> Prepared:
+        return Prepared(self.wanted if self.wanted is not None else range(self.chunks), b"\1\0\1")
 
     async def fill(self, segment: agent_pb2.Segment) -> FillResult:
         self.begun.release()
@@ -140,6 +141,33 @@ async def test_an_object_without_chunks_needs_no_segment(
 ) -> None:
     (done,) = await answers(Scripted(0), sender, residency)
     assert done.HasField("done")
+
+
+async def test_only_what_is_wanted_must_come(sender: Sender, residency: Residency) -> None:
+    target = Scripted(5)
+    target.wanted = [1, 4]
+    filling = Filling(KEY, target, residency, tell_wanted=True)
+    async with aclosing(filling.run(sender.segments())) as running:
+        wanted = (await anext(running)).wanted
+        assert (list(wanted.chunks), wanted.linked) == ([1, 4], 2)
+        sender.send(1)
+        assert (await anext(running)).released
+        assert not residency.is_local(KEY)
+        sender.send(4)
+        assert (await anext(running)).released
+        assert (await anext(running)).HasField("done")
+
+
+async def test_an_object_that_is_linked_whole_needs_no_segment(
+    sender: Sender, residency: Residency
+) -> None:
+    target = Scripted(5)
+    target.wanted = []
+    filling = Filling(KEY, target, residency, tell_wanted=True)
+    async with aclosing(filling.run(sender.segments())) as running:
+        kinds = [answer.WhichOneof("response") async for answer in running]
+    assert kinds == ["wanted", "done"]
+    assert residency.is_local(KEY)
 
 
 async def test_the_first_error_ends_the_call(sender: Sender, residency: Residency) -> None:

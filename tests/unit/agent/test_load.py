@@ -18,7 +18,7 @@ from sidecar.agent.captures import Captures
 from sidecar.agent.events import Events
 from sidecar.agent.index import Kind, NotFound, Row
 from sidecar.agent.load import Loading
-from sidecar.agent.ports import FillResult
+from sidecar.agent.ports import FillResult, Prepared, Sibling
 from sidecar.agent.residency import Residency, blob
 from sidecar.agent.snapshotter import Snapshotter
 from sidecar.agent.state import KINDS
@@ -61,9 +61,17 @@ class Unpacker:
         self.finished = False
         self.targets: list[Path] = []
 
-    async def prepare(self, tree: Path, target: Path, *, priority: int) -> int:  # noqa: ARG002
+    async def prepare(
+        self,
+        tree: Path,  # noqa: ARG002
+        target: Path,
+        *,
+        sibling: Sibling | None = None,
+        priority: int,  # noqa: ARG002
+    ) -> Prepared:
+        assert sibling is None
         self.targets.append(target)
-        return self.wanted
+        return Prepared(range(self.wanted))
 
     async def fill(
         self,
@@ -71,11 +79,19 @@ class Unpacker:
         target: Path,  # noqa: ARG002
         segment: agent_pb2.Segment,  # noqa: ARG002
         *,
+        linked: bytes = b"",  # noqa: ARG002
         priority: int,  # noqa: ARG002
     ) -> FillResult:
         return FillResult(1, 1, self.corrupt)
 
-    async def finish(self, tree: Path, target: Path, *, priority: int) -> None:  # noqa: ARG002
+    async def finish(
+        self,
+        tree: Path,  # noqa: ARG002
+        target: Path,  # noqa: ARG002
+        *,
+        linked: bytes = b"",  # noqa: ARG002
+        priority: int,  # noqa: ARG002
+    ) -> None:
         self.finished = True
 
 

@@ -1,0 +1,165 @@
+"""One Fill call on the agent: an object's tree and segments go down, the object is on disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import grpc.aio
+
+from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
+from buildsvc.errors import BuildsvcError, CorruptObject
+from sidecar.agentclient import AgentClient
+from sidecar.download import Downloads
+from sidecar.failures import cause
+from sidecar.plan import Content, ObjectKey
+from sidecar.segments import SegmentPlan, cut
+
+#: How one object cannot be had: the store or its bytes, the local disk, the agent. The last
+#: is gRPC's for a write to a call that ended while the segment was downloaded.
+FAILURES = (BuildsvcError, OSError, grpc.aio.AioRpcError, asyncio.InvalidStateError)
+
+
+class Fill:
+    """One object's way to the disk: tree, segments, and a second try for corrupt chunks.
+
+    ``link_from`` names a local snapshot with largely the same files, which become links of
+    its own; only the chunks of the others are downloaded. ``keep_tree``: others may be linked
+    from this one.
+    """
+
+    def __init__(
+        self,
+        agent: AgentClient,
+        downloads: Downloads,
+        key: ObjectKey,
+        content: Content,
+        urgency: Callable[[], int],
+        *,
+        link_from: str = "",
+        keep_tree: bool = False,
+    ) -> None:
+        self._agent = agent
+        self._downloads = downloads
+        self._key = key
+        self._content = content
+        self._urgency = urgency
+        self._retried: set[int] = set()
+        self._tree = ""
+        self._staged: dict[str, SegmentPlan] = {}
+        self._link_from = link_from
+        self._keep_tree = keep_tree
+        self._told = urgency()
+        self._outstanding = 0
+        #: Stored bytes to be downloaded, in all and not yet laid out by the agent.
+        self.stored = self.remaining = content.stored
+        #: Files that were linked instead.
+        self.linked = 0
+        self._all_served = asyncio.Event()
+        # gRPC takes one write at a time.
+        self._writing = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Fetch and lay out the object.
+
+        Raises:
+            CorruptObject: a chunk was corrupt twice.
+            StoreError: the store does not have it or does not answer.
+            AioRpcError: the agent is gone or refused it.
+        """
+        if self._content.tree:
+            path = await self._downloads.content_file(self._content.tree, self._urgency)
+            self._tree = str(path)
+        try:
+            await self._fill()
+        finally:
+            for plan in self._staged.values():
+                self._downloads.released(plan)
+            # What the agent is done with it has deleted itself.
+            await asyncio.to_thread(_unlink, [*self._staged, self._tree])
+
+    async def _fill(self) -> None:
+        self._call = self._agent.fill()
+        self._told = self._urgency()
+        header = agent_pb2.FillHeader(
+            object=self._key.to_proto(),
+            tree_path=self._tree,
+            priority=self._told,
+            link_from=self._link_from,
+            keep_tree=self._keep_tree,
+        )
+        await self._call.write(agent_pb2.FillRequest(header=header))
+        try:
+            async with asyncio.TaskGroup() as group:
+                answers = group.create_task(self._answers(group))
+                if not self._link_from:
+                    self._add(group, range(len(self._content.data)))
+                await self._all_served.wait()
+                await self._call.done_writing()
+                await answers
+        except ExceptionGroup as failures:
+            raise cause(failures, FAILURES) from None
+        finally:
+            self._call.cancel()
+
+    def _add(self, group: asyncio.TaskGroup, chunks: Iterable[int]) -> None:
+        plans = list(cut((index, self._content.data[index]) for index in chunks))
+        self._outstanding += len(plans)
+        for plan in plans:
+            group.create_task(self._send(plan))
+        if not self._outstanding:
+            self._all_served.set()
+
+    async def _send(self, plan: SegmentPlan) -> None:
+        path: Path = await self._downloads.segment(plan, self._urgency)
+        self._staged[str(path)] = plan
+        async with self._writing:
+            if (urgency := self._urgency()) < self._told:
+                self._told = urgency
+                await self._call.write(agent_pb2.FillRequest(priority=urgency))
+            await self._call.write(agent_pb2.FillRequest(segment=plan.staged(path)))
+
+    async def _answers(self, group: asyncio.TaskGroup) -> None:
+        async for answer in self._call:
+            match answer.WhichOneof("response"):
+                case "done":
+                    self._all_served.set()
+                    return
+                case "wanted":
+                    self._wanted(group, answer.wanted)
+                case "corrupt":
+                    self._retry(group, answer.corrupt.chunks)
+                case _:
+                    self._released(answer.released)
+        raise CorruptObject(f"the agent ended {self._key.name} without having finished it")
+
+    def _wanted(self, group: asyncio.TaskGroup, wanted: agent_pb2.WantedChunks) -> None:
+        self.linked = wanted.linked
+        data = self._content.data
+        try:
+            self.remaining = sum(data[index].stored for index in wanted.chunks)
+        except IndexError:
+            raise CorruptObject(f"{self._key.name}: its tree has chunks that it lacks") from None
+        self.stored = self.remaining + sum(chunk.stored for chunk in self._content.tree)
+        self._add(group, wanted.chunks)
+
+    def _released(self, path: str) -> None:
+        plan = self._staged.pop(path)
+        self._downloads.released(plan)
+        self.remaining -= sum(chunk.stored for chunk in plan.chunks)
+        self._outstanding -= 1
+        if not self._outstanding:
+            self._all_served.set()
+
+    def _retry(self, group: asyncio.TaskGroup, chunks: Sequence[int]) -> None:
+        again = set(chunks)
+        if again & self._retried:
+            raise CorruptObject(f"{self._key.name}: chunks are corrupt in the store")
+        self._retried |= again
+        self._add(group, sorted(again))
+
+
+def _unlink(paths: Sequence[str]) -> None:
+    for path in filter(None, paths):
+        Path(path).unlink(missing_ok=True)
