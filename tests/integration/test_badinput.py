@@ -50,7 +50,7 @@ async def test_a_missing_program(program: str, directory: Path) -> None:
 
 
 async def test_a_daemon_that_says_no_version(directory: Path) -> None:
-    ended = await run(directory, "--buildkitd=/bin/echo")
+    ended = await run(directory, "--buildkitd=/bin/echo", f"--store={directory / 'store'}")
     assert ended.code == 69
     assert "does not say its version" in ended.err
 
