@@ -186,7 +186,8 @@ class Status:
         """Begin a span. What is counted is taken from the attributes when it ends.
 
         A fetch has ``object`` (snapshot or blob), ``why`` (demand, trace or rest) and in the end
-        ``bytes`` and ``waited``; a build ``seconds`` and ``error``; an upload ``bytes``.
+        ``bytes``, ``linked`` (files) and ``waited``; a build ``seconds`` and ``error``; an upload
+        ``bytes``.
         """
         span = Span(self, self.timeline.next_id(), kind, name, dict(attributes))
         self.timeline.add(span)

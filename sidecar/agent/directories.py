@@ -1,8 +1,9 @@
-"""Snapshot directories: `<root>/<id>/{fs,work,merged}`.
+"""Snapshot directories: `<root>/<id>/{fs,tree,work,merged}`.
 
-`fs` is the layer itself. An active snapshot with a parent has an overlay at `merged`, mounted here
-once and volatile; clients get a bind mount of it. Without that, every client's unmount would make
-the kernel sync the upper file system, where restore has just written gigabytes.
+`fs` is the layer itself, `tree` what it was restored from, if others may be linked from it. An
+active snapshot with a parent has an overlay at `merged`, mounted here once and volatile; clients
+get a bind mount of it. Without that, every client's unmount would make the kernel sync the upper
+file system, where restore has just written gigabytes.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
 from typing import Self
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
@@ -46,7 +45,8 @@ class Twins:
     def link(self, index: int, name: bytes, dir_fd: int) -> bool:
         """Make entry `index` of the new tree a link, if the sibling has its equal.
 
-        False when there is none or it cannot be linked; there may be nothing under the name then.
+        False when there is none or it cannot be linked: then it must be created, in the place of
+        what may be there under its name.
         """
         entry = self._linkable.get(index)
         if entry is None:
@@ -56,10 +56,12 @@ class Twins:
             return False
         try:
             source = self._directories.get(self._sibling.directories[twin])
-            with suppress(FileNotFoundError):
+            try:
+                _link(source, name, dir_fd)
+            except FileExistsError:
                 # An earlier attempt's.
                 os.unlink(name, dir_fd=dir_fd)
-            os.link(name, name, src_dir_fd=source, dst_dir_fd=dir_fd, follow_symlinks=False)
+                _link(source, name, dir_fd)
         except OSError:
             # Too many links, another file system, a sibling that is being deleted: whatever
             # it is, the file can be written instead, and what stops that will be told.
@@ -83,6 +85,10 @@ class Twins:
             )
             and entry.xattrs == twin.xattrs
         )
+
+
+def _link(source: int, name: bytes, dir_fd: int) -> None:
+    os.link(name, name, src_dir_fd=source, dst_dir_fd=dir_fd, follow_symlinks=False)
 
 
 def _linkable(layout: Layout) -> dict[int, cache_pb2.Entry]:
