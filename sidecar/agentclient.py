@@ -69,9 +69,12 @@ class AgentClient:
         """Return the agent's state without holding anything back."""
         return await self._stub.Inspect(agent_pb2.InspectRequest())
 
-    async def freeze(self) -> agent_pb2.State:
-        """Hold snapshot calls back and return the state of that instant."""
-        return await self._stub.Freeze(agent_pb2.FreezeRequest())
+    async def freeze(self, timeout: float) -> agent_pb2.State:
+        """Hold snapshot calls back and return the state of that instant.
+
+        It takes at most ``timeout`` seconds; ``thaw`` afterwards, also when it fails.
+        """
+        return await self._stub.Freeze(agent_pb2.FreezeRequest(), timeout=timeout)
 
     async def thaw(self) -> None:
         """Let snapshot calls go on."""

@@ -15,7 +15,7 @@ from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.catalog import Catalog
 from buildsvc.cache.packs import pack_name
-from buildsvc.errors import StoreError
+from buildsvc.errors import CacheError, StoreError
 from buildsvc.store.contract import Store
 from sidecar.agentclient import AgentClient
 from sidecar.failures import cause
@@ -27,6 +27,10 @@ T = TypeVar("T")
 
 #: How an upload can end besides the store's refusals, which are kept for later.
 _FAILURES = (OSError, grpc.aio.AioRpcError)
+
+
+class NotCapturedError(CacheError):
+    """Something that a generation needs cannot be captured; the text says what and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +78,11 @@ class Uploads:
         """Upload one pack, make its chunks known and let the agent delete the file.
 
         A pack that the store does not take is kept for ``flush``: a capture under way must
-        not lose its events for it.
+        not lose its events for it, and to the packer its chunks count as stored.
         """
         try:
             await self._upload(pack)
-        except StoreError:
+        except (StoreError, OSError):
             self._failed.append(pack)
             self._trouble.set()
 
@@ -146,7 +150,7 @@ class Captures:
         self._uploads = uploads
         self.trees: dict[str, CapturedTree] = {}
         self.blobs: dict[str, CapturedBlob] = {}
-        self.databases: CapturedTree | None = None
+        self._databases: list[CapturedTree] = []
         self._committed: asyncio.Queue[str] = asyncio.Queue()
         self._captures: set[asyncio.Task[list[tuple[ObjectKey, str]]]] = set()
 
@@ -174,7 +178,11 @@ class Captures:
         Raises:
             StoreError: the store takes no packs, so the packer has no room to go on.
         """
-        await self._uploads.completing(asyncio.ensure_future(self._committed.join()))
+        joining = asyncio.ensure_future(self._committed.join())
+        try:
+            await self._uploads.completing(joining)
+        finally:
+            joining.cancel()
         for earlier in list(self._captures):
             with suppress(*_FAILURES):
                 await self._uploads.completing(earlier)
@@ -191,6 +199,23 @@ class Captures:
         self._captures.add(task)
         task.add_done_callback(self._captures.discard)
         return await self._uploads.completing(task)
+
+    async def capture_databases(self, copied: Path) -> CapturedTree:
+        """Capture a copy of the databases and close the open pack.
+
+        Raises:
+            NotCapturedError: not everything asked for so far is in finished packs: the packer
+                died with what was only in its open one, or cannot write packs.
+            StoreError, AioRpcError, OSError: as ``capture``.
+        """
+        # Those of an earlier checkpoint must not stand in for these.
+        self._databases.clear()
+        skipped = await self.capture(
+            agent_pb2.CaptureRequest(databases_dir=str(copied), flush=True)
+        )
+        if skipped or not self._databases:
+            raise NotCapturedError(named(skipped) or "the databases")
+        return self._databases.pop()
 
     async def close(self) -> None:
         """End captures that still wait for the store; their epoch ends."""
@@ -223,7 +248,7 @@ class Captures:
             case "snapshot":
                 self.trees[event.snapshot.name] = _tree(event.snapshot)
             case "databases":
-                self.databases = _tree(event.databases)
+                self._databases.append(_tree(event.databases))
             case "blob":
                 blob = event.blob
                 self.blobs[blob.digest] = CapturedBlob(
@@ -240,6 +265,11 @@ class Captures:
             self.blobs.pop(key.name, None)
         else:
             self.trees.pop(key.name, None)
+
+
+def named(skipped: Sequence[tuple[ObjectKey, str]]) -> str:
+    """Say what was skipped and why; the first three are enough for a log's line."""
+    return "; ".join(f"{key.name or 'databases'}: {reason}" for key, reason in skipped[:3])
 
 
 def _tree(message: agent_pb2.CapturedTree) -> CapturedTree:

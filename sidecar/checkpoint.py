@@ -20,9 +20,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc.aio
+
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
-from buildsvc.errors import CacheError
 from sidecar import databases
 from sidecar.agentclient import AgentClient
 from sidecar.buildkit import BuildKit
@@ -30,12 +31,16 @@ from sidecar.capture import (
     CapturedBlob,
     CapturedTree,
     Captures,
+    NotCapturedError,
     Uploads,
+    named,
     restored_blobs,
     restored_trees,
 )
 from sidecar.pause import NotStopped, paused
 
+#: Seconds that the agent may take to finish its calls while the daemon is stopped.
+_FREEZE_WITHIN = 5.0
 #: In the words of BuildKit's record filters.
 _LOCAL_CONTEXTS = "type==source.local"
 #: Begin again this often when builds or the daemon's own collection get in between.
@@ -102,13 +107,17 @@ class Checkpointer:
             await self._daemon.api.prune(max_used_space=self._max_used_space)
         await self._captures.drained()
         copied = self._scratch / "databases"
-        why = ""
+        why = skipped = ""
         for _ in range(_ATTEMPTS):
             await self._daemon.api.prune([_LOCAL_CONTEXTS])
             before = await asyncio.to_thread(databases.transactions, self._daemon.root)
             await self._expect_idle()
             first = await self._agent.inspect()
-            if why := await self._capture_missing(first):
+            before_it = skipped
+            if skipped := await self._capture_missing(first):
+                if skipped == before_it:
+                    raise NotCapturedError(skipped)
+                why = skipped
                 continue
             frozen, why = await self._freeze(first, before, copied)
             if frozen is None:
@@ -138,7 +147,7 @@ class Checkpointer:
         if active:
             requests.append(agent_pb2.CaptureRequest(snapshots=active, active=True))
         skipped = [item for request in requests for item in await self._captures.capture(request)]
-        return "; ".join(f"{key.name}: {reason}" for key, reason in skipped[:3])
+        return named(skipped)
 
     def _has_tree(self, state: agent_pb2.SnapshotState) -> bool:
         """Whether the restored generation's tree is still the snapshot's.
@@ -165,8 +174,8 @@ class Checkpointer:
             return None, "a blob is being fetched"
         try:
             async with paused(self._daemon.pid):
-                state = await self._agent.freeze()
                 try:
+                    state = await self._agent.freeze(_FREEZE_WITHIN)
                     after = await asyncio.to_thread(databases.transactions, self._daemon.root)
                     if state.breaks_pending:
                         return None, "a blob is being fetched"
@@ -183,6 +192,10 @@ class Checkpointer:
                     await self._agent.thaw()
         except NotStopped as problem:
             return None, str(problem)
+        except grpc.aio.AioRpcError as problem:
+            if problem.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+            return None, "the agent did not come to rest"
         return (state, list(blobs), size), ""
 
     async def _finish(
@@ -191,17 +204,13 @@ class Checkpointer:
         state, blobs, size = frozen
         names = frozenset(s.info.name for s in state.snapshots)
         await asyncio.to_thread(databases.verify, copied, names)
-        await self._captures.capture(
-            agent_pb2.CaptureRequest(databases_dir=str(copied), flush=True)
-        )
+        taken = await self._captures.capture_databases(copied)
         await self._uploads.flush()
         await asyncio.to_thread(shutil.rmtree, copied)
-        if self._captures.databases is None:
-            raise CacheError("the agent did not capture the databases")
         return Picture(
             snapshots=[(self._info(s), self._tree(s)) for s in state.snapshots],
             blobs=[self._blob(digest) for digest in sorted(blobs)],
-            databases=self._captures.databases,
+            databases=taken,
             used=[used.name for used in state.used],
             database_bytes=size,
         )

@@ -12,7 +12,7 @@ from sidecar.agent import bolt
 #: Relative to buildkitd's root. ``workerid`` is part of every key in cache.db: without it
 #: nothing hits.
 WORKER = "runc-overlayfs"
-CONTENT = f"{WORKER}/content/blobs/sha256"
+CONTENT = f"{WORKER}/content/blobs"
 CONTAINERD = f"{WORKER}/containerdmeta.db"
 METADATA = f"{WORKER}/metadata_v2.db"
 SOLVER = "cache.db"
@@ -49,14 +49,13 @@ def local_blobs(root: Path, lazy: frozenset[str]) -> dict[str, int]:
     Leased files are only listed, never opened.
     """
     blobs: dict[str, int] = {}
-    try:
-        with os.scandir(root / CONTENT) as entries:
+    content = root / CONTENT
+    for algorithm in content.iterdir() if content.exists() else ():
+        with os.scandir(algorithm) as entries:
             for entry in entries:
-                digest = f"sha256:{entry.name}"
+                digest = f"{algorithm.name}:{entry.name}"
                 if digest not in lazy:
                     blobs[digest] = entry.stat(follow_symlinks=False).st_size
-    except FileNotFoundError:
-        pass
     return blobs
 
 

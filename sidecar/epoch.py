@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -14,7 +14,7 @@ import structlog
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.catalog import Catalog
-from buildsvc.errors import CorruptObject, EnvironmentUnfit
+from buildsvc.errors import BuildsvcError, EnvironmentUnfit
 from buildsvc.store.contract import Store
 from sidecar.agentclient import AgentClient
 from sidecar.buildkit import BuildFinished, BuildKit, BuildStarted
@@ -86,6 +86,8 @@ class Epoch:
         self._restarts = 0
         self._builds: dict[str, Span] = {}
         self._ended: set[str] = set()
+        #: Whether leases do not work here, so that blobs must be on disk before the daemon.
+        self.needs_blobs = False
         self._store = store
         self._uploads: Uploads | None = None
         self._captures: Captures | None = None
@@ -146,15 +148,19 @@ class Epoch:
             demand_timeout=self._settings.demand_timeout,
             on_lost=self.lose,
         )
-        if answer.leases_unavailable:
-            await self._complete(self._restorer, blobs_only=True)
-        if self._settings.restore == "complete":
-            await self._complete(self._restorer, blobs_only=False)
+        self.needs_blobs = bool(answer.leases_unavailable)
 
-    async def _complete(self, restorer: Restorer, *, blobs_only: bool) -> None:
+    async def complete(self, wanted: Callable[[ObjectKey], bool]) -> None:
+        """Put the restored objects that are ``wanted`` on disk, before the daemon starts.
+
+        Raises:
+            Lost: one of them cannot be had.
+        """
+        if self._restorer is None:
+            return
         try:
-            await restorer.complete(lambda key: key.is_blob or not blobs_only)
-        except CorruptObject as problem:
+            await self._restorer.complete(wanted)
+        except BuildsvcError as problem:
             raise Lost(str(problem)) from problem
 
     async def start_daemon(self) -> None:

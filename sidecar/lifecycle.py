@@ -116,6 +116,7 @@ class Lifecycle:
         self._store = store
         self._stop = stop
         self._publishing: Publishing | None = None
+        self._replaces = False
 
     async def run(self) -> None:
         """Serve until ``stop`` is set.
@@ -197,8 +198,8 @@ class Lifecycle:
             self._settings, paths, namespace, self._launch, store=self._store, status=self._status
         )
         try:
-            await self._restored(epoch, cold)
-            await self._serve(epoch)
+            if await self._unless_stopped(self._restored(epoch, cold)):
+                await self._serve(epoch)
         except Lost as lost:
             if epoch.restored is None and not epoch.admitted:
                 raise EnvironmentUnfit(
@@ -211,9 +212,26 @@ class Lifecycle:
         finally:
             await epoch.close(_STOP_WITHIN / 2)
 
+    async def _unless_stopped(self, starting: Coroutine[object, object, None]) -> bool:
+        """Run it to its end, unless ``stop`` comes first; tell whether it ended."""
+        task = asyncio.ensure_future(starting)
+        stopping = asyncio.ensure_future(self._stop.wait())
+        try:
+            ends: list[asyncio.Future[Any]] = [task, stopping]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                await task
+                return True
+            return False
+        finally:
+            stopping.cancel()
+            task.cancel()
+            await asyncio.wait([task])
+
     def _lost(self, number: int, reason: str, *, admitted: bool) -> str:
         log.error("the root is lost; going on with an empty one", reason=reason)
         self._status.enter(Phase.STARTING_DAEMON, "the daemon moves to an empty root")
+        self._replaces = True
         if admitted:
             self._status.lost_root(number + 1, reason)
             self._status.went_cold("root-lost", reason)
@@ -250,9 +268,13 @@ class Lifecycle:
                 found, loadable = await self._patiently(self._fetched(epoch))
                 await opening
                 await epoch.load(loadable)
+                await self._completed(epoch)
                 self._announce(found)
                 span.end(number=found.generation.number)
             except Cold as reason:
+                # Where there is a generation that could not be used, it is not to be replaced
+                # by what a failed build leaves.
+                self._replaces = reason.reason not in ("no-store", "no-generation")
                 self._status.went_cold(reason.reason, str(reason))
                 log.warning("starting cold", reason=str(reason))
                 span.end("cold", reason=str(reason))
@@ -261,6 +283,23 @@ class Lifecycle:
                 span.end("failed")
         finally:
             await asyncio.gather(opening, return_exceptions=True)
+
+    async def _completed(self, epoch: Epoch) -> None:
+        """Put on disk what must be there before the daemon, as long as clients can wait.
+
+        Raises:
+            Lost: it cannot be had, or not in time.
+        """
+        if self._settings.restore == "complete":
+            await epoch.complete(lambda _: True)
+        elif epoch.needs_blobs:
+            blobs = asyncio.ensure_future(epoch.complete(lambda key: key.is_blob))
+            try:
+                if not await Patience(self._listener).wait(blobs):
+                    raise Lost("leases do not work here, and fetching all blobs takes too long")
+                await blobs
+            finally:
+                blobs.cancel()
 
     async def _fetched(self, epoch: Epoch) -> tuple[Found, Loadable]:
         if self._store is None:
@@ -320,15 +359,17 @@ class Lifecycle:
         self._status.enter(Phase.READY)
         log.info("ready", endpoint=self._status.endpoint)
         ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._stop.wait()), epoch.lost]
+        following: list[asyncio.Future[Any]] = []
         if self._publishing is not None:
-            ends.append(asyncio.ensure_future(self._publishing.run()))
+            following.append(asyncio.create_task(self._publishing.run(), name="publishing"))
+            following[0].add_done_callback(self._publishing_ended)
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            _cancel(ends, keep=epoch.lost)
+            _cancel(following)
             if not epoch.lost.done():
                 await self._drain(epoch)
         finally:
-            _cancel(ends, keep=epoch.lost)
+            _cancel([*ends[:1], *following])
             if self._publishing is not None:
                 await self._publishing.close()
             self._publishing = None
@@ -339,7 +380,7 @@ class Lifecycle:
         version = await asyncio.shield(self._version)
         key = cachestore.cache_keys(self._settings, version).own
         publisher = Publisher(GenerationLog(self._store, key), version, cachestore.this_platform())
-        policy = Policy(self._settings.publish)
+        policy = Policy(self._settings.publish, self._replaces)
         return Publishing(epoch, publisher, key, policy, self._status)
 
     async def _drain(self, epoch: Epoch) -> None:
@@ -356,17 +397,17 @@ class Lifecycle:
         if not draining.done():
             self._status.skipped_checkpoint("deadline")
             log.warning("not published", reason="the grace period ended first")
-        _cancel([draining], keep=epoch.lost)
+        if draining.done():
+            draining.result()
+        draining.cancel()
+
+    def _publishing_ended(self, task: asyncio.Future[Any]) -> None:
+        """Say that a defect ended publication: builds go on, they are worth more."""
+        if not task.cancelled() and (defect := task.exception()) is not None:
+            self._status.failed(defect)
+            log.error("nothing is published any more", exc_info=defect)
 
 
-def _cancel(futures: Iterable[asyncio.Future[Any]], *, keep: asyncio.Future[str]) -> None:
-    """End the tasks, not the epoch's own future, which its owner resolves.
-
-    One that failed of a defect raises it here.
-    """
+def _cancel(futures: Iterable[asyncio.Future[Any]]) -> None:
     for future in futures:
-        if future is keep:
-            continue
-        if future.done() and not future.cancelled():
-            future.result()
         future.cancel()

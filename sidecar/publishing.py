@@ -33,12 +33,19 @@ _LAST_TRIES = 3
 
 @dataclass(frozen=True)
 class Policy:
-    """After which builds to publish: ``always``, ``on-success`` or ``never``."""
+    """After which builds to publish: ``always``, ``on-success`` or ``never``.
+
+    ``replaces``: the daemon started cold although there may be a generation. What a failed
+    build leaves then must not replace it.
+    """
 
     publish: str
+    replaces: bool = False
 
     def wants(self, build: BuildFinished) -> bool:
         """Whether the build makes the state worth publishing."""
+        if build.error and self.replaces:
+            return False
         return self.publish == "always" or (self.publish == "on-success" and not build.error)
 
 
@@ -138,6 +145,8 @@ class Publishing:
     async def _checkpoint(self) -> CheckpointReport:
         async with self._one_at_a_time:
             began = time.monotonic()
+            if self._epoch.restored is None and not self._ended:
+                return self._nothing(began, "nothing that is worth publishing has been built")
             packs, size = self._epoch.uploaded
             span = self._status.begin(Kind.CHECKPOINT, "checkpoint")
             try:

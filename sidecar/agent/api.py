@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,10 +111,11 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         await self._gate.close()
         try:
             await self._snapshotter.settle()
-        except asyncio.CancelledError:
+            return self._state()
+        except BaseException:
+            # Who does not get the state does not thaw either.
             self._gate.open()
             raise
-        return self._state()
 
     async def Thaw(  # noqa: N802
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ _MESSAGE_BYTES = 64 << 20
 _GRACE = 0.5
 """Seconds that the sidecar's calls have to end; Watch never does by itself."""
 _BLOB_THREADS = 2
+_LOST_WITHIN = 1.0
+"""Seconds from a lost root to the agent's end."""
 _LOST = 70
 """Exit code when the root is lost; the guard kills buildkitd, whatever it is."""
 
@@ -44,6 +47,8 @@ async def serve_control(
     def lost(reason: str) -> None:
         core.events.publish(agent_pb2.Event(lost=reason))
         ending.end(_LOST)
+        # The kernel's clock runs: an orderly end may wait for the disk that caused this.
+        asyncio.get_running_loop().call_later(_LOST_WITHIN, os._exit, _LOST)
 
     leased = None
     if options.guard_fd is not None:

@@ -138,6 +138,8 @@ class Unpackers:
                     continue
                 if process is None or process.dead:
                     process = await self._again(process)
+                    if job.answer.done():
+                        continue
                 process = await self._do(job, process)
         finally:
             if process is not None:

@@ -87,8 +87,7 @@ async def test_a_pack_is_stored_known_and_released(tmp_path: Path) -> None:
     assert (uploads.packs, uploads.bytes) == (1, pack.size)
     assert captures.trees["a"].usage_inodes == 4
     assert captures.blobs["sha256:b"].mtime_ns == 8
-    assert captures.databases is not None
-    assert captures.databases.tree == b"x" * 32
+    assert [taken.tree for taken in captures._databases] == [b"x" * 32]
 
 
 async def test_what_the_agent_could_not_capture_again_is_forgotten(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from buildsvc.store.local import LocalStore
 from sidecar import checkpoint
 from sidecar.agentclient import AgentClient
 from sidecar.buildkit import BuildKit
-from sidecar.capture import Captures, Uploads
+from sidecar.capture import Captures, NotCapturedError, Uploads
 from sidecar.checkpoint import Checkpointer, Daemon, NotIdle
 from sidecar.status import Status
 from tests.unit.cache.fakes import make_root, write_pack
@@ -224,8 +224,17 @@ async def test_what_could_not_be_captured_is_tried_again(scene: Scene) -> None:
 async def test_what_can_never_be_captured_is_named(scene: Scene) -> None:
     scene.agent.state = agent_pb2.State(snapshots=[row("a")])
     scene.agent.captures = [[skipped_event("a")]] * 20
-    with pytest.raises(NotIdle, match="a: changed"):
+    with pytest.raises(NotCapturedError, match="a: changed"):
         await scene.checkpointer().take()
+    assert len(scene.agent.captured) == 2
+
+
+async def test_databases_of_an_earlier_checkpoint_do_not_stand_in(scene: Scene) -> None:
+    scene.agent.captures = [[DATABASES], [skipped_event("")]]
+    taker = scene.checkpointer()
+    await taker.take()
+    with pytest.raises(NotCapturedError, match="databases"):
+        await taker.take()
 
 
 async def test_only_what_the_store_lacks_is_captured(scene: Scene) -> None:

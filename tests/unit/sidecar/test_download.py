@@ -92,7 +92,7 @@ async def test_a_failed_download_gives_its_bytes_back() -> None:
 
 
 @pytest.mark.parametrize("admitted", [False, True])
-async def test_a_cancelled_waiter_gives_its_place_back(admitted: bool) -> None:
+async def test_a_cancelled_waiter_gives_its_place_back(*, admitted: bool) -> None:
     slots = Slots(downloads=1, staged_bytes=10)
     release = asyncio.Event()
     waiters: list[asyncio.Task[None]] = []

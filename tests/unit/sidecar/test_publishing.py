@@ -100,6 +100,10 @@ class Scene:
             cast("Epoch", epoch), publisher, MINE, Policy("always"), self.status
         )
 
+    def built(self) -> None:
+        """A build has ended; without any, a cold pod has nothing to publish."""
+        self.publishing._note(OK)
+
     async def published(self, number: int) -> None:
         await self.status.until(
             lambda status: status.published is not None and status.published.number >= number
@@ -143,6 +147,19 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_which_builds_are_worth_publishing(policy: str, build: BuildFinished, wanted: bool) -> None:  # noqa: FBT001
     assert Policy(policy).wants(build) is wanted
+
+
+def test_a_failed_build_does_not_replace_what_could_not_be_read() -> None:
+    policy = Policy("always", replaces=True)
+    assert policy.wants(OK)
+    assert not policy.wants(FAILED)
+
+
+async def test_a_cold_pod_that_built_nothing_publishes_nothing(tmp_path: Path) -> None:
+    async with scene(tmp_path) as it:
+        report = await it.publishing.checkpoint()
+        assert not report.published
+        assert await it.log.newest() is None
 
 
 async def test_a_build_is_published_when_it_has_ended(tmp_path: Path) -> None:
@@ -189,6 +206,7 @@ async def test_a_build_that_ends_during_a_checkpoint_is_in_the_next_one(tmp_path
 
 async def test_a_report_says_what_was_published_or_why_not(tmp_path: Path) -> None:
     async with scene(tmp_path) as it:
+        it.built()
         it.epoch.outcomes = [NotIdle("2 builds are running"), CorruptObject("bad page"), gone()]
         reasons = [(await it.publishing.checkpoint()).reason for _ in range(3)]
         assert reasons == ["2 builds are running", "bad page", "the daemon died"]
@@ -198,6 +216,7 @@ async def test_a_report_says_what_was_published_or_why_not(tmp_path: Path) -> No
 
 async def test_a_caller_that_goes_away_does_not_end_a_checkpoint(tmp_path: Path) -> None:
     async with scene(tmp_path) as it:
+        it.built()
         go = asyncio.Event()
         it.epoch.outcomes = [go]
         caller = asyncio.create_task(it.publishing.checkpoint())
@@ -241,6 +260,7 @@ async def test_draining_ends_although_nothing_can_be_published(
 async def test_a_lost_answer_is_found_to_be_the_own_head(tmp_path: Path) -> None:
     script = [Rule("create", "keys/*", 1, LoseAnswer())]
     async with scene(tmp_path, script) as it:
+        it.built()
         report = await it.publishing.checkpoint()
         assert (report.published, report.number) == (True, 1)
         assert await it.log.newest_number() == 1
@@ -249,6 +269,7 @@ async def test_a_lost_answer_is_found_to_be_the_own_head(tmp_path: Path) -> None
 async def test_a_head_that_is_not_taken_leaves_the_log_as_it_was(tmp_path: Path) -> None:
     script = [Rule("create", "keys/*", 1, Fail())]
     async with scene(tmp_path, script) as it:
+        it.built()
         report = await it.publishing.checkpoint()
         assert not report.published
         assert "scripted fault" in report.reason
@@ -258,6 +279,7 @@ async def test_a_head_that_is_not_taken_leaves_the_log_as_it_was(tmp_path: Path)
 
 async def test_a_newer_head_is_continued_not_overwritten(tmp_path: Path) -> None:
     async with scene(tmp_path) as it:
+        it.built()
         await newer_head(it.store, MINE, 1)
         before = await it.store.get(MINE.head_name(1))
         report = await it.publishing.checkpoint()
@@ -269,6 +291,8 @@ async def test_a_newer_head_is_continued_not_overwritten(tmp_path: Path) -> None
 async def test_two_pods_publish_one_after_the_other(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
         others = [Scene(one.epoch, one.log, one.store) for _ in range(3)]
+        for other in others:
+            other.built()
         reports = await asyncio.gather(*(other.publishing.checkpoint() for other in others))
         assert sorted(report.number for report in reports) == [1, 2, 3]
         assert (await one.log.read(3)).head.parent == (await one.log.read(2)).digest
