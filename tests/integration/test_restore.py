@@ -177,12 +177,14 @@ async def test_complete_restore_admits_clients_when_everything_is_local(
 ) -> None:
     async with objects(seed.store) as server:
         flags = (f"--store={server.url}", "--publish=never", "--restore=complete")
-        async with pod(directory / "one", *flags) as one:
-            state = await one.status()
+        one = Pod(directory / "one", *flags)
+        # From the daemon's start on, the store gives nothing any more.
+        held = Held(server, lambda: bool(one.children("buildkitd.toml")))
+        async with one:
+            state = await (await one.ready()).status()
             assert state["objects"]["fetched"] == state["objects"]["total"] > 0
-            # The store is not needed any more.
-            await server.die()
             assert whole(await one.export(changed))
+            assert not held.asked.is_set()
             assert (await one.status())["counts"].get("roots_lost", 0) == 0
 
 
