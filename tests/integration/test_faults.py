@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import zstandard
 from aiohttp import web
+from blake3 import blake3
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache import chunks
 from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.cache.packs import PackWriter, pack_name
 from buildsvc.cache.roots import ChunkTable
-from buildsvc.errors import CorruptObject
 from buildsvc.store.local import LocalStore
 from perf.host import scratch, scratch_base
 from sidecar.plan import Plan
@@ -244,14 +245,23 @@ def damage(root: cache_pb2.Root, store: Path, place: str, chance: random.Random)
     path = store / pack_name(at.pack)
     data = bytearray(path.read_bytes())
     data[at.offset + chance.randrange(at.stored)] ^= 1 << chance.randrange(8)
-    try:
-        chunks.decode(data[at.offset : at.offset + at.stored], at.length, at.digest)
-    except CorruptObject:
-        path.unlink()
-        path.write_bytes(data)
-    else:
+    if intact(bytes(data[at.offset : at.offset + at.stored]), at.length, at.digest):
         # A frame's header has a bit that means nothing.
         damage(root, store, place, chance)
+        return
+    path.unlink()
+    path.write_bytes(data)
+
+
+def intact(stored: bytes, length: int, digest: bytes) -> bool:
+    """Whether a chunk is what its name says, found without the code under test."""
+    try:
+        data = stored
+        if len(stored) < length:
+            data = zstandard.ZstdDecompressor().decompress(stored, max_output_size=length)
+    except zstandard.ZstdError:
+        return False
+    return blake3(data).digest() == digest
 
 
 async def test_a_flipped_bit_never_reaches_an_image(

@@ -32,6 +32,8 @@ pytestmark = [
 ]
 
 _LANES = 2
+#: Share of the points at which the sidecar dies together with the victim.
+_NODE_FAILS = 0.4
 #: Bytes that the pods of all lanes have on disk at a time.
 _ROOM = 2 << 30
 #: Workers are replaced and a task is done again: nobody may notice their death.
@@ -79,11 +81,17 @@ MOMENTS = (
 
 @dataclass(frozen=True)
 class Point:
-    """Who is killed when."""
+    """Who is killed when. ``node``: the sidecar in the same instant, as when a node fails."""
 
     moment: Moment
     victim: str
     after: float
+    node: bool
+
+    @property
+    def fatal(self) -> bool:
+        """Whether the sidecar dies."""
+        return self.node or self.victim == "sidecar"
 
 
 def draw(count: int, chance: random.Random) -> list[Point]:
@@ -97,7 +105,8 @@ def draw(count: int, chance: random.Random) -> list[Point]:
             for index, moment in enumerate(shuffled):
                 victim = victims[(index + turn) % len(victims)]
                 after = chance.uniform(0, moment.longest_after)
-                points.append(Point(moment, victim, after))
+                node = victim not in _UNNOTICED and chance.random() < _NODE_FAILS
+                points.append(Point(moment, victim, after, node))
     return points[:count]
 
 
@@ -185,7 +194,8 @@ class Fate:
         self.epoch = max((int(path.name.partition("-")[2]) for path in self._pod.epochs), default=0)
         remains = Remains(self._pod)
         self.struck = kill_one(self._pod, self.point.victim, self._lane.chance)
-        if self.struck and self.point.victim == "sidecar":
+        if self.struck and self.point.fatal:
+            kill_one(self._pod, "sidecar", self._lane.chance)
             self._remains = remains
             self.death.set()
         else:
