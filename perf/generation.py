@@ -27,9 +27,9 @@ class Published:
         return sum(pack.size for pack in self.root.packs)
 
     @property
-    def used(self) -> frozenset[str]:
-        """Snapshots and blobs that the publishing pod's builds used."""
-        return frozenset(self.root.trace.used)
+    def trace(self) -> list[str]:
+        """Snapshots and blobs in the order of their use, those of the publishing pod first."""
+        return list(self.root.trace.used)
 
     @property
     def database_bytes(self) -> int:

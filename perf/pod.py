@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,15 +151,25 @@ class Fetched:
     never_needed: int
 
 
-def fetched(status: Mapping[str, Any], used: frozenset[str]) -> Fetched:
-    """Sum up a status' timeline; ``used`` names the objects that the pod's builds used."""
+def fetched(status: Mapping[str, Any], trace: Sequence[str]) -> Fetched:
+    """Sum up a status' timeline; ``trace`` is that of the generation that the pod published.
+
+    A trace begins with what its pod used and goes on with what only earlier pods did; how
+    many of the fetched objects the pod used, the status counts.
+    """
+    sizes: dict[str, tuple[str, int]] = {
+        span["name"]: (span["why"], span["bytes"])
+        for span in status["timeline"]
+        if span["kind"] == "fetch" and span["outcome"] == "ok"
+    }
+    hits = status["objects"]["demand"] + status["objects"]["prefetch"]
+    used = set([name for name in trace if name in sizes][:hits])
     demand = ahead = vain = 0
-    for span in status["timeline"]:
-        if span["kind"] == "fetch" and span["outcome"] == "ok":
-            if span["why"] == "demand":
-                demand += span["bytes"]
-            elif span["name"] in used:
-                ahead += span["bytes"]
-            else:
-                vain += span["bytes"]
+    for name, (why, size) in sizes.items():
+        if why == "demand":
+            demand += size
+        elif name in used:
+            ahead += size
+        else:
+            vain += size
     return Fetched(demand, ahead, vain)

@@ -182,7 +182,7 @@ def _ready(pod: Pod, status: Record) -> float:
 
 
 def _fetched(status: Record, after: Published) -> Record:
-    parts = fetched(status, after.used)
+    parts = fetched(status, after.trace)
     return {
         "demand_bytes": parts.demand,
         "prefetched_bytes": parts.prefetch,

@@ -120,7 +120,7 @@ class Story:
         if status["restored"] is None:
             raise PerfError(f"pod 2 started cold: {status['cold_reason']}")
         generation = newest(self._store, KEY)
-        parts = fetched(status, generation.used)
+        parts = fetched(status, generation.trace)
         self.result["pod2"] = {
             **built.shown(),
             "published_after_seconds": _published_after(status, built),

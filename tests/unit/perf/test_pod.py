@@ -9,6 +9,7 @@ def _span(kind: str, name: str = "", outcome: str = "ok", **more: Any) -> dict[s
 
 def test_fetched_bytes_by_what_became_of_them() -> None:
     status = {
+        "objects": {"demand": 1, "prefetch": 2},
         "timeline": [
             _span("fetch", "a", why="demand", bytes=1),
             _span("fetch", "b", why="trace", bytes=10),
@@ -16,10 +17,12 @@ def test_fetched_bytes_by_what_became_of_them() -> None:
             _span("fetch", "d", why="rest", bytes=1000),
             _span("fetch", "e", why="rest", outcome="cancelled"),
             _span("upload", "p", bytes=5),
-        ]
+        ],
     }
 
-    assert fetched(status, frozenset({"a", "b", "d"})) == Fetched(1, 1010, 100)
+    # "new" was made by the pod's own build; "c" only earlier pods used.
+    trace = ["new", "b", "a", "d", "c"]
+    assert fetched(status, trace) == Fetched(1, 1010, 100)
 
 
 def test_publication_end_is_the_last_that_succeeded() -> None:
