@@ -26,6 +26,8 @@ _HARMLESS = (
     ("io.TextIOWrapper.read", "sidecar/agent/leases.py", "break_time"),
     ("os.listdir", "sidecar/agent/packing.py", "_running"),
     ("os.unlink", "sidecar/agent/leases.py", "probe"),
+    ("os.unlink", "sidecar/agent/leases.py", "place"),
+    ("os.unlink", "sidecar/agent/leases.py", "_create"),
     ("os.unlink", "sidecar/agent/packing.py", "release"),
     ("os.stat", "sidecar/userns.py", "check"),
     ("os.access", "sidecar/userns.py", "check"),

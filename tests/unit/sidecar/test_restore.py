@@ -166,7 +166,8 @@ async def test_a_prefetch_that_fails_harms_nobody(scene: Scene, trouble: str) ->
     async with scene.running():
         await scene.fetched(5)
         assert "c: failed" in scene.ended(scene.status)
-        assert len(scene.agent.filled) == 4
+        # A fill that was broken off may have begun with nothing.
+        assert sum(bool(data) for data in scene.agent.filled.values()) == 4
         assert scene.lost.empty()
     assert sum(scene.status.counts.family("errors").values()) == 1
 
