@@ -7,8 +7,9 @@ Order, and why each part is safe:
 2. Every tree and blob that is not in the store yet is captured, the daemon running.
 3. The daemon is stopped (SIGSTOP) and the agent finishes the calls it has. If any
    snapshot call or database transaction came since step 1, something may have changed
-   while it was read: go on with the daemon and begin again. A RUN step cannot write
-   without a Prepare or Mounts before it, so an unchanged count means unchanged trees.
+   while it was read: go on with the daemon and begin again. A RUN step cannot begin to
+   write without a Prepare or Mounts before it, and what earlier steps left running is
+   ended now, so an unchanged count and no such process mean unchanged trees.
 4. The databases are copied, a few megabytes; the daemon goes on.
 5. The copies are checked as a scratch daemon would, captured, uploaded.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +83,7 @@ class Checkpointer:
         captures: Captures,
         uploads: Uploads,
         *,
+        end_strays: Callable[[], Awaitable[int]],
         restored: cache_pb2.Root | None,
         scratch: Path,
         max_used_space: int,
@@ -91,6 +94,7 @@ class Checkpointer:
         self._uploads = uploads
         self._restored_trees = restored_trees(restored) if restored else {}
         self._restored_blobs = restored_blobs(restored) if restored else {}
+        self._end_strays = end_strays
         self._scratch = scratch
         self._max_used_space = max_used_space
 
@@ -183,6 +187,9 @@ class Checkpointer:
                         return None, "the daemon was at work"
                     if missing := await self._missing_blobs(state):
                         return None, f"{len(missing)} blobs are new"
+                    if strays := await self._end_strays():
+                        # They may have written until now.
+                        return None, f"RUN steps had left {strays} processes running"
                     blobs = await asyncio.to_thread(
                         databases.local_blobs, self._daemon.root, frozenset[str]()
                     )

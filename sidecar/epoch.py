@@ -263,6 +263,7 @@ class Epoch:
             self._agent,
             self._captures,
             self._uploads,
+            end_strays=self._namespace.end_strays,
             restored=self.restored,
             scratch=self._paths.scratch,
             max_used_space=self._launch.max_used_space,

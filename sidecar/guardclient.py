@@ -273,6 +273,16 @@ class Namespace:
             self._stopped = self._loop.create_future()
         return await asyncio.shield(self._stopped)
 
+    async def end_strays(self) -> int:
+        """Kills what RUN steps left running, and tells how many processes that were.
+
+        Without a pid namespace of their own they outlive their step. Only for a moment in which
+        no build can be under way: a step's own background processes look the same.
+        """
+        count = (await self._run({"op": "end-strays"}, None)).get("count")
+        assert isinstance(count, int)
+        return count
+
     async def events(self) -> AsyncIterator[Event]:
         """What happens, in order, up to and including NamespaceEnded. For one reader."""
         while True:
@@ -351,7 +361,7 @@ class Namespace:
         event = message.get("event")
         if event == "ready":
             self._ready.set_result(_pid(message))
-        elif event in ("agent-started", "daemon-started"):
+        elif event in ("agent-started", "daemon-started", "strays-ended"):
             if self._started is not None and not self._started.done():
                 self._started.set_result(message)
         elif event == "agent-exited":

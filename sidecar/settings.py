@@ -178,7 +178,7 @@ class Settings(BaseModel):
         _WORK,
     )
     staging_limit: Annotated[Size, Field(ge=64 << 20)] = _setting(
-        "512MiB", "Bytes on the way between store and layers, each direction.", "SIZE", _WORK
+        "512MiB", "Bytes of downloads that wait to be unpacked.", "SIZE", _WORK
     )
 
     http_listen: HttpListen = _setting(

@@ -11,9 +11,11 @@ It speaks JSON over two AF_UNIX SOCK_SEQPACKET sockets, one message a packet. Wi
     {"op": "start-agent", "argv": [...], "env": {...}}      a descriptor may come with these two:
     {"op": "start-daemon", "argv": [...], "env": {...}, "seccomp_nofsync": true}    stdout, stderr
     {"op": "stop-daemon", "grace": seconds}
+    {"op": "end-strays"}                 kills what RUN steps left running
     {"event": "ready", "pid": n}
     {"event": "agent-started", "pid": n}    {"event": "agent-exited", "status": n}
     {"event": "daemon-started", "pid": n, "nofsync": ""}    {"event": "daemon-exited", "status": n}
+    {"event": "strays-ended", "count": n}
     {"event": "failed", "op": "...", "message": "..."}
 
 `nofsync` says why the filter of `nofsync.py` is not there, if it is not. A status is negative for
@@ -172,6 +174,9 @@ class Guard:
             self._start_daemon(message, descriptors)
         elif operation == "stop-daemon":
             self._stop_daemon(message)
+        elif operation == "end-strays":
+            count = self._kill_strays(spare=(self._agent, self._daemon))
+            self._tell({"event": "strays-ended", "count": count})
         else:
             raise ProtocolError("unknown operation")
 
@@ -293,22 +298,24 @@ class Guard:
         What a RUN step leaves behind becomes the guard's child when its parent dies. Leases are
         still held here: an opener that waits dies waiting.
         """
-        self._kill_strays()
+        self._kill_strays(spare=(self._agent,))
         self._kill_at = None
         if self._daemon != _NO_PID:
             status = self._statuses.pop(self._daemon)
             self._daemon = _NO_PID
             self._tell({"event": "daemon-exited", "status": status})
 
-    def _kill_strays(self) -> None:
-        """Kills every child but a living agent, until there is none."""
+    def _kill_strays(self, spare: tuple[int, ...]) -> int:
+        """Kills every child but those to spare, until there is none; answers how many."""
+        killed: set[int] = set()
         while True:
             self._reap()
-            strays = [pid for pid in spawn.children(os.getpid()) if pid != self._agent]
+            strays = [pid for pid in spawn.children(os.getpid()) if pid not in spare]
             if not strays:
-                return
+                return len(killed)
             for pid in strays:
                 os.kill(pid, signal.SIGKILL)
+            killed.update(strays)
             self._wait(1.0, everything=False)
 
     def _end_agent(self) -> None:
@@ -324,7 +331,7 @@ class Guard:
                 os.kill(self._agent, signal.SIGKILL)
             self._wait(max(left, 0.1), everything=False)
             self._reap()
-        self._kill_strays()
+        self._kill_strays(spare=(self._agent,))
         self._tell({"event": "agent-exited", "status": self._statuses[self._agent]})
 
 

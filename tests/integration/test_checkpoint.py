@@ -291,3 +291,20 @@ async def test_a_chain_of_generations(store: Stored, directory: Path) -> None:
         assert (await last.build(place)).ran == []
         assert files(await last.export(place)) == image
     store.check()
+
+
+async def test_what_a_step_left_running_is_ended_before_its_mounts_are_read(
+    store: Stored, directory: Path
+) -> None:
+    """Without a pid namespace of its own a RUN step's background process outlives it."""
+    # Its output is elsewhere: BuildKit waits for whoever holds the step's.
+    loop = "while :; do date > /mount/f; sleep 0.1; done"
+    left = f"RUN --mount=type=cache,target=/mount sh -c '{loop}' >/dev/null 2>&1 </dev/null &\n"
+    place = context(directory / "context", BASE + left, {})
+    async with pod(directory / "one", f"--store={store.directory}") as one:
+        await one.build(place)
+        assert one.children("date > /mount/f") != []
+        assert (await one.checkpoint())["published"]
+        assert one.children("date > /mount/f") == []
+        assert await one.stop() == 0
+    store.check()

@@ -96,7 +96,12 @@ class Scene:
         self.pid = pid
         self.script: list[Rule] = []
         self.restored: cache_pb2.Root | None = None
+        #: How many processes RUN steps have left, at each look.
+        self.strays = [0]
         self._client = client
+
+    async def _end_strays(self) -> int:
+        return self.strays.pop(0) if len(self.strays) > 1 else self.strays[0]
 
     def checkpointer(self) -> Checkpointer:
         store = FaultyStore(LocalStore(self.directory / "store"), self.script)
@@ -107,6 +112,7 @@ class Scene:
             self._client,
             Captures(self._client, uploads),
             uploads,
+            end_strays=self._end_strays,
             restored=self.restored,
             scratch=self.directory / "scratch",
             max_used_space=1000,
@@ -172,7 +178,7 @@ async def test_no_picture_while_a_build_runs(scene: Scene) -> None:
     assert scene.api.pruned == []
 
 
-@pytest.mark.parametrize("what", ["snapshots", "databases", "blobs", "contexts"])
+@pytest.mark.parametrize("what", ["snapshots", "databases", "blobs", "contexts", "strays"])
 async def test_whatever_came_in_between_begins_it_again(scene: Scene, what: str) -> None:
     scene.agent.state = agent_pb2.State(sequence=5)
     rounds = [[DATABASES]]
@@ -182,6 +188,8 @@ async def test_whatever_came_in_between_begins_it_again(scene: Scene, what: str)
         scene.databases.counts = [(1,), (2,)]
     elif what == "contexts":
         scene.databases.contexts = [1, 0]
+    elif what == "strays":
+        scene.strays = [1, 0]
     else:
         new = {"sha256:n": 1}
         scene.databases.blobs = [{}, new]
