@@ -84,6 +84,8 @@ class Downloads:
         self._staging = staging
         self._slots = slots
         self._names = itertools.count(1)
+        #: Segments downloaded so far: whoever waits in the queue sees that it moves.
+        self.finished = 0
 
     async def segment(self, plan: SegmentPlan, urgency: Urgency) -> Path:
         """Download one segment and return its file; ``released`` when the agent is done with it.
@@ -94,6 +96,7 @@ class Downloads:
         path = self._staging / f"segment-{next(self._names)}"
         async with self._slots.download(plan.size, urgency):
             await self._write(plan, path)
+        self.finished += 1
         return path
 
     def released(self, plan: SegmentPlan) -> None:
@@ -128,12 +131,19 @@ class Downloads:
         """Like ``content``, into a staged file that the agent unlinks."""
         data = await self.content(locations, urgency)
         path = self._staging / f"content-{next(self._names)}"
-        await asyncio.to_thread(path.write_bytes, data)
+        writing = asyncio.ensure_future(asyncio.to_thread(path.write_bytes, data))
+        try:
+            await asyncio.shield(writing)
+        except BaseException:
+            await asyncio.wait([writing])
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+            raise
         return path
 
     async def _write(self, plan: SegmentPlan, path: Path) -> None:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-        descriptor = await asyncio.to_thread(os.open, path, flags, 0o600)
+        # Not in a thread: one that is cancelled would leave the descriptor and the file.
+        descriptor = os.open(path, flags, 0o600)
         try:
             for part in plan.ranges:
                 await self._store.get_range_to(
@@ -143,4 +153,4 @@ class Downloads:
             await asyncio.to_thread(path.unlink)
             raise
         finally:
-            await asyncio.to_thread(os.close, descriptor)
+            os.close(descriptor)

@@ -56,6 +56,8 @@ class Fill:
         self.stored = self.remaining = content.stored
         #: Files that were linked instead.
         self.linked = 0
+        #: The loop's time when the first segment had been downloaded.
+        self.began: float | None = None
         self._all_served = asyncio.Event()
         # gRPC takes one write at a time.
         self._writing = asyncio.Lock()
@@ -114,6 +116,8 @@ class Fill:
     async def _send(self, plan: SegmentPlan) -> None:
         path: Path = await self._downloads.segment(plan, self._urgency)
         self._staged[str(path)] = plan
+        if self.began is None:
+            self.began = asyncio.get_running_loop().time()
         async with self._writing:
             if (urgency := self._urgency()) < self._told:
                 self._told = urgency
