@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -86,9 +87,11 @@ def _children() -> dict[int, str]:
     """Return the command lines of this process' children by their pids."""
     found: dict[int, str] = {}
     for task in Path("/proc/self/task").glob("*/children"):
-        for pid in map(int, task.read_text().split()):
-            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-            # Python's own, one for the whole session.
-            if "multiprocessing.resource_tracker" not in line:
-                found[pid] = line
+        # A thread may end meanwhile, and so may a child.
+        with suppress(OSError):
+            for pid in map(int, task.read_text().split()):
+                line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                # Python's own, one for the whole session.
+                if "multiprocessing.resource_tracker" not in line:
+                    found[pid] = line
     return found
