@@ -111,6 +111,11 @@ class Held:
         return None
 
 
+def restored(one: Pod) -> bool:
+    """Whether the generation's databases are laid out: what is fetched from then on is layers."""
+    return any(one.root.glob("epoch-*/buildkit/cache.db"))
+
+
 async def test_a_client_while_databases_are_restored(
     seed: Seed, changed: Path, directory: Path
 ) -> None:
@@ -133,8 +138,7 @@ async def test_a_client_while_layers_are_restored(
     """What the build asks for while it is on its way comes, and the build waits for it."""
     async with objects(seed.store) as server:
         one = Pod(directory / "one", f"--store={server.url}", "--publish=never")
-        # Layers are fetched when there is a daemon, databases before.
-        held = Held(server, lambda: bool(one.children("buildkitd.toml")))
+        held = Held(server, lambda: restored(one))
         async with one:
             await one.ready()
             running = await one.start_build(changed, f"--output=type=local,dest={directory / 'o'}")
@@ -160,7 +164,7 @@ async def test_a_demand_that_is_not_served_in_time_loses_the_root(
     async with objects(seed.store) as server:
         flags = (f"--store={server.url}", "--publish=never", "--demand-timeout=1s")
         one = Pod(directory / "one", *flags)
-        held = Held(server, lambda: bool(one.children("buildkitd.toml")))
+        held = Held(server, lambda: restored(one))
         async with one:
             await one.ready()
             running = await one.start_build(changed, f"--output=type=local,dest={directory / 'o'}")
@@ -177,14 +181,15 @@ async def test_complete_restore_admits_clients_when_everything_is_local(
 ) -> None:
     async with objects(seed.store) as server:
         flags = (f"--store={server.url}", "--publish=never", "--restore=complete")
-        one = Pod(directory / "one", *flags)
-        # From the daemon's start on, the store gives nothing any more.
-        held = Held(server, lambda: bool(one.children("buildkitd.toml")))
-        async with one:
-            state = await (await one.ready()).status()
+        async with pod(directory / "one", *flags) as one:
+            state = await one.status()
             assert state["objects"]["fetched"] == state["objects"]["total"] > 0
+            (daemon,) = (span for span in state["timeline"] if span["kind"] == "daemon")
+            fetches = [span for span in state["timeline"] if span["kind"] == "fetch"]
+            assert all(span["end"] <= daemon["begin"] for span in fetches)
+            # The store is not needed any more.
+            await server.die()
             assert whole(await one.export(changed))
-            assert not held.asked.is_set()
             assert (await one.status())["counts"].get("roots_lost", 0) == 0
 
 
