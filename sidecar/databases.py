@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
+from itertools import accumulate
 from pathlib import Path
 
+from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache import trees
 from buildsvc.errors import CorruptObject
 from sidecar.agent import bolt
 
@@ -19,6 +23,8 @@ SOLVER = "cache.db"
 HISTORY = "history.db"
 WORKER_ID = f"{WORKER}/workerid"
 _BOLT = (SOLVER, METADATA, CONTAINERD, HISTORY)
+#: Bytes of all of them that are still believed; they are laid out in memory.
+_LARGEST = 1 << 30
 #: A build under way changes these; history alone is written up to 3 s after a build.
 _CHANGED_BY_BUILDS = (SOLVER, METADATA, CONTAINERD)
 
@@ -41,6 +47,52 @@ def copy(root: Path, into: Path) -> int:
         shutil.copyfile(root / name, target)
         copied += target.stat().st_size
     return copied
+
+
+def lay(tree: bytes, digests: bytes, content: bytes, root: Path) -> None:
+    """Write restored databases into buildkitd's root, all of them or none.
+
+    They belong to root inside the namespace, which is the user that the sidecar runs as.
+
+    Args:
+        tree: the serialised Tree.
+        digests: of the chunks that ``content`` is made of (32 bytes each, concatenated).
+        content: the verified chunks, one after another.
+        root: buildkitd's root, empty.
+
+    Raises:
+        CorruptObject: the tree is not valid, is of other chunks, or has something else in it.
+    """
+    parsed = trees.parse(tree)
+    if parsed.chunk_digests != digests or sum(parsed.chunk_lengths) != len(content):
+        raise CorruptObject("the databases' tree does not belong to their content")
+    starts = list(accumulate(parsed.chunk_lengths, initial=0))
+    known = {os.fsencode(name) for name in (*_BOLT, WORKER_ID)}
+    files = [entry for entry in parsed.entries if not stat.S_ISDIR(entry.mode)]
+    if sum(entry.size for entry in files) > _LARGEST:
+        raise CorruptObject("the databases are larger than any that a daemon makes")
+    if strange := [e.path for e in files if e.path not in known or not stat.S_ISREG(e.mode)]:
+        raise CorruptObject(f"the databases have something else among them: {strange[0]!r}")
+    try:
+        for entry in files:
+            path = root / os.fsdecode(entry.path)
+            path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+            _write(path, entry, starts, content)
+    except BaseException:
+        for path in root.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
+
+
+def _write(path: Path, entry: cache_pb2.Entry, starts: list[int], content: bytes) -> None:
+    data = bytearray(entry.size)
+    for piece in entry.pieces:
+        start = starts[piece.chunk] + piece.chunk_offset
+        data[piece.file_offset : piece.file_offset + piece.length] = content[
+            start : start + piece.length
+        ]
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_bytes(data)
 
 
 def local_blobs(root: Path, lazy: frozenset[str]) -> dict[str, int]:

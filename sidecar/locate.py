@@ -12,10 +12,10 @@ from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.cache.keys import CacheKey
 from buildsvc.errors import CacheError, StoreError, UnsupportedFormat
 from buildsvc.store.contract import Store
+from sidecar import databases
 from sidecar.download import Downloads
 from sidecar.paths import EpochPaths
 from sidecar.plan import Plan
-from sidecar.segments import cut
 
 
 class Cold(Exception):
@@ -64,7 +64,7 @@ async def locate(store: Store, keys: Sequence[CacheKey]) -> Found:
 
 @dataclass(frozen=True)
 class Loadable:
-    """A generation whose databases are in the staging directory."""
+    """A generation whose databases lie in buildkitd's root."""
 
     plan: Plan
     downloads: Downloads
@@ -72,23 +72,21 @@ class Loadable:
 
 
 async def loadable(found: Found, downloads: Downloads, paths: EpochPaths) -> Loadable:
-    """Download the databases and describe them and the Root to the agent.
+    """Download the databases into buildkitd's root and describe the rest to the agent.
+
+    Needs neither the namespace nor the agent, which start meanwhile.
 
     Raises:
-        CorruptObject, StoreError: the databases cannot be had.
+        CorruptObject, StoreError: the databases cannot be had; the root is empty.
     """
     plan = await asyncio.to_thread(Plan, found.root)
     root_path = paths.down / "root"
     await asyncio.to_thread(root_path.write_bytes, found.root.SerializeToString())
-    tree = await downloads.content_file(plan.databases.tree, lambda: 0)
-    request = agent_pb2.LoadRequest(
-        root_path=str(root_path),
-        buildkit_root=str(paths.buildkit),
-        databases_tree_path=str(tree),
-        lease_blobs=True,
+    where = plan.databases
+    tree = await downloads.content(where.tree, lambda: 0)
+    content = await downloads.content(where.data, lambda: 0)
+    digests = b"".join(chunk.digest for chunk in where.data)
+    await asyncio.to_thread(databases.lay, tree, digests, content, paths.buildkit)
+    return Loadable(
+        plan, downloads, agent_pb2.LoadRequest(root_path=str(root_path), lease_blobs=True)
     )
-    for segment in cut(enumerate(plan.databases.data)):
-        staged = await downloads.segment(segment, lambda: 0)
-        request.databases.append(segment.staged(staged))
-        downloads.released(segment)
-    return Loadable(plan, downloads, request)

@@ -44,9 +44,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         self._gate = gate
         self._packer = packer
         self._blobs = blobs
-        self._loading = Loading(
-            snapshotter, residency, unpacker=unpacker, packer=packer, blobs=blobs
-        )
+        self._loading = Loading(snapshotter, residency, packer=packer, blobs=blobs)
         self._fills = Fills(snapshotter, residency, unpacker=unpacker, blobs=blobs)
         self._captures = Captures(snapshotter, packer=packer, blobs=blobs)
 

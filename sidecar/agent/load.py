@@ -37,18 +37,16 @@ class Loading:
         snapshotter: Snapshotter,
         residency: Residency,
         *,
-        unpacker: ports.Unpacker,
         packer: ports.Packer,
         blobs: ports.Blobs,
     ) -> None:
         self._snapshotter = snapshotter
         self._residency = residency
-        self._unpacker = unpacker
         self._packer = packer
         self._blobs = blobs
 
     async def run(self, request: agent_pb2.LoadRequest) -> agent_pb2.LoadResponse:
-        """Databases, then the index, then blobs. Nothing serves buildkitd yet.
+        """The index, then blobs. Nothing serves buildkitd yet.
 
         Raises FailedPrecondition when there are snapshots already, CorruptObject, OSError.
         """
@@ -56,7 +54,6 @@ class Loading:
         rows = _rows(root)
         specs = _specs(root)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._databases(request))
             group.create_task(self._packer.know(Path(request.root_path)))
             group.create_task(self._snapshotter.restore(rows))
         leased, reason = await self._blobs.place(specs, leased=request.lease_blobs)
@@ -65,25 +62,6 @@ class Loading:
         return agent_pb2.LoadResponse(
             snapshots=len(rows), blobs_leased=leased, leases_unavailable=reason
         )
-
-    async def _databases(self, request: agent_pb2.LoadRequest) -> None:
-        if not request.databases_tree_path:
-            return
-        tree, target = Path(request.databases_tree_path), Path(request.buildkit_root)
-        await asyncio.to_thread(target.mkdir, mode=0o711, parents=True, exist_ok=True)
-        prepared = await self._unpacker.prepare(tree, target, priority=ports.DEMAND)
-        wanted = len(prepared.wanted)
-        filled: set[int] = set()
-        for segment in request.databases:
-            result = await self._unpacker.fill(tree, target, segment, priority=ports.DEMAND)
-            if result.corrupt:
-                raise CorruptObject("chunks of the databases are not what their digests say")
-            filled.update(chunk.chunk for chunk in segment.chunks)
-            await asyncio.to_thread(Path(segment.path).unlink, missing_ok=True)
-        if len(filled) != wanted:
-            raise CorruptObject(f"the databases have {wanted} chunks, {len(filled)} came")
-        await self._unpacker.finish(tree, target, priority=ports.DEMAND)
-        await asyncio.to_thread(tree.unlink, missing_ok=True)
 
 
 def _parse(path: str) -> cache_pb2.Root:

@@ -18,7 +18,7 @@ from sidecar.agent.captures import Captures
 from sidecar.agent.events import Events
 from sidecar.agent.index import Kind, NotFound, Row
 from sidecar.agent.load import Loading
-from sidecar.agent.ports import FillResult, Prepared, Sibling
+from sidecar.agent.ports import FillResult
 from sidecar.agent.residency import Residency, blob
 from sidecar.agent.snapshotter import Snapshotter
 from sidecar.agent.state import KINDS
@@ -50,49 +50,6 @@ class Rows(Snapshotter):
         self.holding.append(row.name)
         yield
         self.holding.remove(row.name)
-
-
-class Unpacker:
-    """Takes the databases; `wanted` chunks, of which some are corrupt."""
-
-    def __init__(self) -> None:
-        self.wanted = 1
-        self.corrupt: list[int] = []
-        self.finished = False
-        self.targets: list[Path] = []
-
-    async def prepare(
-        self,
-        tree: Path,  # noqa: ARG002
-        target: Path,
-        *,
-        sibling: Sibling | None = None,
-        priority: int,  # noqa: ARG002
-    ) -> Prepared:
-        assert sibling is None
-        self.targets.append(target)
-        return Prepared(range(self.wanted))
-
-    async def fill(
-        self,
-        tree: Path,  # noqa: ARG002
-        target: Path,  # noqa: ARG002
-        segment: agent_pb2.Segment,  # noqa: ARG002
-        *,
-        linked: bytes = b"",  # noqa: ARG002
-        priority: int,  # noqa: ARG002
-    ) -> FillResult:
-        return FillResult(1, 1, self.corrupt)
-
-    async def finish(
-        self,
-        tree: Path,  # noqa: ARG002
-        target: Path,  # noqa: ARG002
-        *,
-        linked: bytes = b"",  # noqa: ARG002
-        priority: int,  # noqa: ARG002
-    ) -> None:
-        self.finished = True
 
 
 class Packer:
@@ -146,7 +103,6 @@ class Scene:
     def __init__(self, directory: Path, threads: ThreadPoolExecutor) -> None:
         self.directory = directory
         self.rows = Rows()
-        self.unpacker = Unpacker()
         self.packer = Packer(self.rows)
         self.residency = Residency(Events())
         self.blobs = ContentBlobs(directory / "bk", directory / "scratch", None, threads)
@@ -168,21 +124,13 @@ class Scene:
         self.root.chunk_lengths.append(len(data))
         return len(self.root.chunk_lengths) - 1, stored
 
-    async def load(self, *, databases: bool = False) -> agent_pb2.LoadResponse:
+    async def load(self) -> agent_pb2.LoadResponse:
         path = self.directory / "root"
         path.write_bytes(self.root.SerializeToString())
-        request = agent_pb2.LoadRequest(
-            root_path=str(path), buildkit_root=str(self.directory / "bk"), lease_blobs=True
-        )
-        if databases:
-            for name in ("tree", "segment"):
-                (self.directory / name).touch()
-            request.databases_tree_path = str(self.directory / "tree")
-            request.databases.add(path=str(self.directory / "segment")).chunks.add(chunk=0)
+        request = agent_pb2.LoadRequest(root_path=str(path), lease_blobs=True)
         loading = Loading(
             self.rows,
             self.residency,
-            unpacker=self.unpacker,
             packer=self.packer,
             blobs=self.blobs,
         )
@@ -199,7 +147,7 @@ async def test_rows_come_with_their_usage_and_without_their_bytes(scene: Scene) 
     scene.snapshot("base")
     scene.snapshot("cache", "base", Kind.ACTIVE)
     scene.snapshot("view", "base", Kind.VIEW, tree=False)
-    answer = await scene.load(databases=True)
+    answer = await scene.load()
     assert answer.snapshots == 3
     rows = scene.rows.rows
     assert [(r.id, r.lazy, r.usage) for r in rows.values()] == [
@@ -207,8 +155,6 @@ async def test_rows_come_with_their_usage_and_without_their_bytes(scene: Scene) 
         (2, True, Usage(4096, 3)),
         (3, False, Usage(4096, 3)),
     ]
-    assert scene.unpacker.finished
-    assert scene.unpacker.targets == [scene.directory / "bk"]
     assert scene.packer.known == [scene.directory / "root"]
     assert not (scene.directory / "tree").exists()
     assert not (scene.directory / "segment").exists()
@@ -268,16 +214,6 @@ async def test_a_generation_that_cannot_be_is_refused(scene: Scene, spoil: objec
     with pytest.raises(CorruptObject):
         await scene.load()
     assert not scene.rows.rows
-
-
-async def test_databases_must_be_whole(scene: Scene) -> None:
-    scene.unpacker.wanted = 2
-    with pytest.RaisesGroup(pytest.RaisesExc(CorruptObject, match="2 chunks, 1 came")):
-        await scene.load(databases=True)
-    scene.unpacker.wanted, scene.unpacker.corrupt = 1, [0]
-    with pytest.RaisesGroup(CorruptObject):
-        await scene.load(databases=True)
-    assert not scene.unpacker.finished
 
 
 async def test_blobs_that_are_not_leased_appear_when_they_are_whole(scene: Scene) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache import trees
 from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.cache.keys import CacheKey
 from buildsvc.cache.packs import pack_name
@@ -18,6 +20,7 @@ from buildsvc.errors import CorruptObject, ObjectNotFound
 from buildsvc.store.contract import Store
 from buildsvc.store.faults import Fail, FaultyStore, Rule
 from buildsvc.store.local import LocalStore
+from sidecar import databases
 from sidecar.download import Downloads, Slots
 from sidecar.locate import Cold, Found, loadable, locate
 from sidecar.paths import EpochPaths
@@ -132,7 +135,7 @@ async def found_in(store: Store, directory: Path) -> Found:
     return Found(MINE, Generation(cache_pb2.Head(number=1), b""), root)
 
 
-async def test_what_the_daemon_needs_is_staged(
+async def test_what_the_daemon_needs_is_there(
     store: LocalStore, paths: EpochPaths, tmp_path: Path
 ) -> None:
     found = await found_in(store, tmp_path / "packs")
@@ -140,12 +143,39 @@ async def test_what_the_daemon_needs_is_staged(
     ready = await loadable(found, Downloads(store, paths.down, slots), paths)
     request = ready.request
     assert cache_pb2.Root.FromString(Path(request.root_path).read_bytes()) == found.root
-    tree = cache_pb2.Tree.FromString(Path(request.databases_tree_path).read_bytes())
-    assert [entry.path for entry in tree.entries] == [b"", b"cache.db"]
-    (segment,) = request.databases
-    assert Path(segment.path).is_file()
+    (database,) = paths.buildkit.iterdir()
+    assert database.name == "cache.db"
+    assert database.read_bytes()
+    assert database.stat().st_mode & 0o777 == 0o600
     assert request.lease_blobs
     assert slots._staged == 0
+
+
+_DIRECTORY = cache_pb2.Entry(path=b"", mode=stat.S_IFDIR | 0o700)
+_DATABASE = cache_pb2.Entry(path=b"cache.db", mode=stat.S_IFREG | 0o600)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [_DATABASE, cache_pb2.Entry(path=b"executor", mode=stat.S_IFREG | 0o600)],
+        [cache_pb2.Entry(path=b"cache.db", mode=stat.S_IFLNK | 0o777, symlink=b"/etc/passwd")],
+        [_DATABASE, cache_pb2.Entry(path=b"history.db", mode=stat.S_IFREG, size=2 << 30)],
+    ],
+)
+def test_databases_with_something_else_among_them_are_refused(
+    entries: list[cache_pb2.Entry], paths: EpochPaths
+) -> None:
+    tree = trees.serialise(cache_pb2.Tree(entries=[_DIRECTORY, *entries]))
+    with pytest.raises(CorruptObject):
+        databases.lay(tree, b"", b"", paths.buildkit)
+    assert list(paths.buildkit.iterdir()) == []
+
+
+def test_databases_of_another_tree_are_refused(paths: EpochPaths) -> None:
+    tree = trees.serialise(cache_pb2.Tree(entries=[_DIRECTORY, _DATABASE]))
+    with pytest.raises(CorruptObject, match="does not belong"):
+        databases.lay(tree, b"d" * 32, b"content", paths.buildkit)
 
 
 async def test_corrupt_databases_are_found_before_the_agent_sees_them(
