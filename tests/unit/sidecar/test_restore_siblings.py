@@ -107,6 +107,7 @@ class Store:
         self.begun = asyncio.Event()
         self.broken: set[bytes] = set()
         self.urgencies: list[Urgency] = []
+        self.finished = 0
 
     async def segment(self, plan: SegmentPlan, urgency: Urgency) -> Path:
         pack = bytes.fromhex(plan.ranges[0].name.rpartition("/")[2])
