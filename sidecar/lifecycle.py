@@ -305,12 +305,17 @@ class Lifecycle:
         if self._store is None:
             raise Cold("no-store", "no store is set (--store)")
         keys = cachestore.cache_keys(self._settings, await asyncio.shield(self._version))
-        found = await locate(self._store, keys.all)
-        try:
-            return found, await epoch.fetch(found)
-        except BuildsvcError as problem:
-            self._status.failed(problem)
-            raise Cold("corrupt", f"generation {found.generation.number}: {problem}") from problem
+
+        async def fetched(found: Found) -> tuple[Found, Loadable]:
+            try:
+                return found, await epoch.fetch(found)
+            except BuildsvcError as problem:
+                self._status.failed(problem)
+                number = found.generation.number
+                log.warning("generation not used", generation=number, reason=str(problem))
+                raise
+
+        return await locate(self._store, keys.all, fetched)
 
     async def _patiently(
         self, fetching: Coroutine[object, object, tuple[Found, Loadable]]

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.cache.keys import CacheKey
-from buildsvc.errors import CacheError, StoreError, UnsupportedFormat
+from buildsvc.errors import (
+    CacheError,
+    ObjectNotFound,
+    ShortObject,
+    StoreError,
+    UnsupportedFormat,
+)
 from buildsvc.store.contract import Store
 from sidecar import databases
 from sidecar.download import Downloads
@@ -26,6 +33,9 @@ class Cold(Exception):
         self.reason = reason
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
 class Found:
     """The generation that this pod starts from."""
@@ -35,23 +45,23 @@ class Found:
     root: cache_pb2.Root
 
 
-async def locate(store: Store, keys: Sequence[CacheKey]) -> Found:
-    """Return the newest usable generation of the first key that has one.
+async def locate(store: Store, keys: Sequence[CacheKey], use: Callable[[Found], Awaitable[T]]) -> T:
+    """Return what ``use`` makes of the newest usable generation of the first key that has one.
 
-    A generation that cannot be read (corrupt, or of a newer format) is passed over for
-    the key's older ones.
+    A generation that cannot be read (corrupt, of a newer format, or one of which ``use`` finds
+    something corrupt or missing) is passed over for the key's older ones.
 
     Raises:
         Cold: no key has a generation, none can be used, or the store does not answer.
     """
-    problems: list[CacheError] = []
+    problems: list[Exception] = []
     for key in keys:
         log = GenerationLog(store, key)
         try:
             async for generation in log.candidates(lambda _, problem: problems.append(problem)):
                 try:
-                    return Found(key, generation, await log.read_root(generation))
-                except CacheError as problem:
+                    return await use(Found(key, generation, await log.read_root(generation)))
+                except (CacheError, ObjectNotFound, ShortObject) as problem:
                     problems.append(problem)
         except StoreError as problem:
             raise Cold("store-unavailable", str(problem)) from problem

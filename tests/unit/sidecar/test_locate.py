@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -67,11 +67,18 @@ async def newer_head(store: Store, at: CacheKey, number: int) -> None:
     await store.create(at.head_name(number), head.SerializeToString())
 
 
+async def first(store: Store, keys: Sequence[CacheKey]) -> Found:
+    async def as_it_is(found: Found) -> Found:
+        return found
+
+    return await locate(store, keys, as_it_is)
+
+
 async def test_the_newest_generation_of_the_own_key(store: LocalStore, tmp_path: Path) -> None:
     await publish(store, MAIN, tmp_path / "1")
     await publish(store, MINE, tmp_path / "2")
     newest = await publish(store, MINE, tmp_path / "3", b"changed")
-    found = await locate(store, [MINE, MAIN])
+    found = await first(store, [MINE, MAIN])
     assert found.key == MINE
     assert found.generation == newest
     assert found.generation.number == 2
@@ -79,7 +86,7 @@ async def test_the_newest_generation_of_the_own_key(store: LocalStore, tmp_path:
 
 async def test_a_fallback_where_the_own_key_has_none(store: LocalStore, tmp_path: Path) -> None:
     await publish(store, MAIN, tmp_path / "1")
-    found = await locate(store, [MINE, key("other"), MAIN])
+    found = await first(store, [MINE, key("other"), MAIN])
     assert (found.key, found.generation.number) == (MAIN, 1)
 
 
@@ -88,7 +95,7 @@ async def test_a_newer_format_is_passed_over_for_an_older_generation(
 ) -> None:
     await publish(store, MINE, tmp_path / "1")
     await newer_head(store, MINE, 2)
-    assert (await locate(store, [MINE, MAIN])).generation.number == 1
+    assert (await first(store, [MINE, MAIN])).generation.number == 1
 
 
 async def test_a_lost_root_is_passed_over_for_an_older_generation(
@@ -97,13 +104,13 @@ async def test_a_lost_root_is_passed_over_for_an_older_generation(
     await publish(store, MINE, tmp_path / "1")
     newest = await publish(store, MINE, tmp_path / "2", b"changed")
     await store.delete(root_name(newest.head.root))
-    assert (await locate(store, [MINE])).generation.number == 1
+    assert (await first(store, [MINE])).generation.number == 1
 
 
 async def test_only_newer_formats_are_a_reason_of_their_own(store: LocalStore) -> None:
     await newer_head(store, MINE, 1)
     with pytest.raises(Cold, match=r"9\.0") as cold:
-        await locate(store, [MINE])
+        await first(store, [MINE])
     assert cold.value.reason == "unsupported-format"
 
 
@@ -111,13 +118,27 @@ async def test_only_corrupt_generations(store: LocalStore, tmp_path: Path) -> No
     only = await publish(store, MINE, tmp_path / "1")
     await store.put(root_name(only.head.root), b"not a root")
     with pytest.raises(Cold) as cold:
-        await locate(store, [MINE])
+        await first(store, [MINE])
     assert cold.value.reason == "corrupt"
+
+
+async def test_a_generation_whose_databases_are_corrupt_is_passed_over(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    await publish(store, MINE, tmp_path / "1")
+    await publish(store, MINE, tmp_path / "2")
+
+    async def use(found: Found) -> int:
+        if found.generation.number == 2:
+            raise CorruptObject("a chunk of the databases")
+        return found.generation.number
+
+    assert await locate(store, [MINE], use) == 1
 
 
 async def test_nothing_was_published(store: LocalStore) -> None:
     with pytest.raises(Cold, match="mine, main") as cold:
-        await locate(store, [MINE, MAIN])
+        await first(store, [MINE, MAIN])
     assert cold.value.reason == "no-generation"
 
 
@@ -125,7 +146,7 @@ async def test_a_store_that_does_not_answer(store: LocalStore, tmp_path: Path) -
     await publish(store, MINE, tmp_path / "1")
     dead = FaultyStore(store, [Rule("*", "*", 0, Fail())])
     with pytest.raises(Cold) as cold:
-        await locate(dead, [MINE])
+        await first(dead, [MINE])
     assert cold.value.reason == "store-unavailable"
 
 
