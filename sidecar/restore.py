@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from enum import IntEnum
 
 import grpc.aio
@@ -213,6 +214,10 @@ class Restorer:
         if not item.done:
             ended = item.task.done()
             reason = "could not be fetched" if ended else f"took over {self._demand_timeout:g} s"
+            if not item.key.is_blob:
+                # The build that waits for a mount is told why, before its daemon goes.
+                with suppress(grpc.aio.AioRpcError):
+                    await self._agent.fail(item.key.to_proto(), reason)
             self._on_lost(f"demanded object {item.key.name} {reason}")
 
     async def _sibling_ready(self, item: _Object, fetch: asyncio.Task[None] | None) -> str:
