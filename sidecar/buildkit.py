@@ -6,6 +6,7 @@ client of the endpoint, and cannot be reached from a RUN step's mount namespace.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ import grpc
 import grpc.aio
 
 from buildsvc._proto.moby.buildkit.v1 import control_pb2, control_pb2_grpc
+
+#: Seconds between two calls of ``version`` when a connection broke.
+_AGAIN_AFTER = 0.02
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,24 @@ class BuildKit:
         self._stub = control_pb2_grpc.ControlStub(self._channel)
 
     async def version(self, timeout: float) -> str:
-        """Wait up to ``timeout`` seconds for the daemon's answer and return its version."""
-        answer = await self._stub.Info(
-            control_pb2.InfoRequest(), timeout=timeout, wait_for_ready=True
-        )
-        return answer.buildkitVersion.version
+        """Wait up to ``timeout`` seconds for the daemon's answer and return its version.
+
+        A call that was begun on the connection of a daemon that just died ends with it; it is
+        made again, for the next daemon.
+        """
+        now = asyncio.get_running_loop().time
+        until = now() + timeout
+        while True:
+            try:
+                answer = await self._stub.Info(
+                    control_pb2.InfoRequest(), timeout=until - now(), wait_for_ready=True
+                )
+            except grpc.aio.AioRpcError as problem:
+                if problem.code() is not grpc.StatusCode.UNAVAILABLE or now() >= until:
+                    raise
+                await asyncio.sleep(_AGAIN_AFTER)
+            else:
+                return answer.buildkitVersion.version
 
     async def active_builds(self) -> frozenset[str]:
         """Refs of the builds under way at this moment, exports included."""
