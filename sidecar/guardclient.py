@@ -1,31 +1,27 @@
-"""The user namespace of a build as seen from outside: starts it and speaks with its guard.
+"""Speaks with the guard of a namespace: what it is told, what it answers, what it reports.
 
-Only what is named here goes into the namespace: an environment by allow-list, and the descriptors
-of the listening socket, of the guard's control socket and of the root's lock file. See
-`sidecar/agent/guard.py` for the messages.
+See `sidecar/agent/guard.py` for the messages, `sidecar/rootlesskit.py` for how the guard comes to
+be there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
-import os
 import socket
-import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Protocol
 
-from buildsvc.errors import BuildsvcError, CannotCreate, EnvironmentUnfit
-from sidecar import userns
+from buildsvc.errors import BuildsvcError, EnvironmentUnfit
 from sidecar.agent import guard, packets
+from sidecar.rootlesskit import start_guard
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from sidecar.agent.packets import Message
+    from sidecar.rootlesskit import NamespaceOptions
 
 READY_TIMEOUT = 20.0
 """Seconds from the start of rootlesskit to the guard's first word."""
@@ -33,19 +29,6 @@ START_TIMEOUT = 20.0
 """Seconds for a program to be executed by the guard."""
 CLOSE_TIMEOUT = 2 * guard.AGENT_GRACE
 """Seconds for everything in the namespace to end."""
-ENVIRONMENT = frozenset(
-    ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER", "XDG_RUNTIME_DIR")
-)
-"""Variables that rootlesskit and the guard get, where they are set."""
-
-_BOOT = (
-    "import sys; sys.path.append(sys.argv.pop(1)); "
-    "from sidecar.agent.guard import main; sys.exit(main())"
-)
-"""Starts the guard without `site` and the user's settings, which would double its memory."""
-_LOG_TAIL = 4096
-_LOWEST_FD = guard.LISTEN_FD
-"""Descriptors below are rootlesskit's own in its child."""
 
 
 class NamespaceLostError(BuildsvcError):
@@ -54,26 +37,6 @@ class NamespaceLostError(BuildsvcError):
 
 class StartError(BuildsvcError):
     """The guard could not execute a program."""
-
-
-@dataclass(frozen=True)
-class NamespaceOptions:
-    """How to build a namespace.
-
-    `state_dir` and `log` belong to this one run; the log takes the output of rootlesskit, of the
-    guard, and of the agent and the daemon where they get no log of their own. `listener` is the
-    socket that becomes buildkitd's descriptor 3, `lock` a descriptor to be held open for as long
-    as anything of the namespace lives.
-    """
-
-    rootlesskit: str
-    state_dir: Path
-    log: Path
-    network: Literal["own", "host"]
-    environment: Mapping[str, str]
-    deny: Sequence[str] = ()
-    listener: int | None = None
-    lock: int | None = None
 
 
 @dataclass(frozen=True)
@@ -114,62 +77,51 @@ class DaemonStarted:
 Event = AgentExited | DaemonExited | NamespaceEnded
 
 
-@dataclass(frozen=True)
-class Descriptors:
-    """Numbers that are the same in the sidecar's child, in rootlesskit's and in the guard."""
+class GuardProcess(Protocol):
+    """The process that made the namespace and runs the guard: `sidecar.rootlesskit.Rootlesskit`."""
 
-    control: int
-    listener: int | None
-    lock: int | None
+    async def wait(self) -> int:
+        """Returns the exit status when it has ended."""
 
-    def all(self) -> list[int]:
-        return [fd for fd in (self.control, self.listener, self.lock) if fd is not None]
+    def kill(self) -> None:
+        """Ends it at once."""
 
+    def entered(self, pid: int) -> None:
+        """Learns which namespace it made from a process in it; OSError when that is gone."""
 
-def command(options: NamespaceOptions, descriptors: Descriptors) -> list[str]:
-    """The command line that starts rootlesskit and in it the guard."""
-    words = [options.rootlesskit, f"--state-dir={options.state_dir}", "--propagation=rslave"]
-    # buildkitd makes /run/buildkit.
-    words.append("--copy-up=/run")
-    if options.network == "own":
-        words += [
-            "--net=slirp4netns",
-            "--mtu=65520",
-            "--slirp4netns-sandbox=auto",
-            "--slirp4netns-seccomp=auto",
-            "--disable-host-loopback",
-            "--copy-up=/etc",
-        ]
-    else:
-        words.append("--net=host")
-    library = str(Path(__file__).resolve().parent.parent)
-    words += [sys.executable, "-I", "-S", "-c", _BOOT, library]
-    words += ["--control-fd", str(descriptors.control)]
-    words += ["--listen-fd", str(-1 if descriptors.listener is None else descriptors.listener)]
-    words += ["--lock-fd", str(-1 if descriptors.lock is None else descriptors.lock)]
-    if options.network == "own":
-        for cidr in options.deny:
-            words += ["--deny", cidr]
-    return words
+    async def kill_left(self, *, last: int | None) -> tuple[int, ...]:
+        """Kills what is left in the namespace; answers who did not end."""
+
+    def said(self) -> str:
+        """The end of what it and the guard said."""
+
+    def unfit(self) -> EnvironmentUnfit:
+        """The error for one that ended before the guard spoke."""
 
 
 class Namespace:
     """One namespace with its guard. `start` once, `close` always; not to be started again.
 
-    Every call raises NamespaceLostError once the namespace has ended.
+    Every call raises NamespaceLostError once the namespace has ended. `spawn` starts what makes
+    the namespace and runs the guard in it, with our socket's other end.
     """
 
-    def __init__(self, options: NamespaceOptions) -> None:
+    def __init__(
+        self,
+        options: NamespaceOptions,
+        *,
+        spawn: Callable[[NamespaceOptions, socket.socket], Awaitable[GuardProcess]] = start_guard,
+    ) -> None:
         self._options = options
+        self._spawn = spawn
         self._control: socket.socket | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: GuardProcess | None = None
         self._reader: asyncio.Task[None] | None = None
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[int] = self._loop.create_future()
         self._started: asyncio.Future[Message] | None = None
         self._stopped: asyncio.Future[int] | None = None
-        self._user_namespace: int | None = None
         self._agent: int | None = None
 
     async def start(self) -> None:
@@ -178,57 +130,27 @@ class Namespace:
         Raises EnvironmentUnfit saying what the machine lacks, CannotCreate for a log or state
         directory that cannot be made.
         """
-        options = self._options
-        userns.check(options.rootlesskit, options.environment, options.network)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(0)
         self._control = ours
         with theirs:
-            self._process = await self._spawn(theirs)
-        self._reader = asyncio.create_task(self._read(ours, self._process))
+            process = await self._spawn(self._options, theirs)
+        self._process = process
+        self._reader = asyncio.create_task(self._read(ours, process))
         try:
             async with asyncio.timeout(READY_TIMEOUT):
                 pid = await self._ready
+            process.entered(pid)
         except TimeoutError:
             await self.close()
             raise EnvironmentUnfit(
                 f"the guard in the user namespace did not answer within {READY_TIMEOUT:g} s",
-                found=self._log_tail(),
+                found=process.said(),
             ) from None
-        except NamespaceLostError:
+        except (NamespaceLostError, OSError):
+            # The guard has ended: before its first word, or with it.
             await self.close()
-            raise userns.explain(self._log_tail()) from None
-        self._user_namespace = userns.identity(pid)
-
-    async def _spawn(self, control: socket.socket) -> asyncio.subprocess.Process:
-        options = self._options
-        with contextlib.ExitStack() as passed:
-
-            def high(descriptor: int) -> int:
-                copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _LOWEST_FD)
-                passed.callback(os.close, copy)
-                return copy
-
-            descriptors = Descriptors(
-                listener=None if options.listener is None else high(options.listener),
-                control=high(control.fileno()),
-                lock=None if options.lock is None else high(options.lock),
-            )
-            try:
-                options.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-                log = passed.enter_context(options.log.open("ab", buffering=0))
-            except OSError as error:
-                raise CannotCreate(f"cannot create {error.filename}: {error.strerror}") from error
-            return await asyncio.create_subprocess_exec(
-                *command(options, descriptors),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={k: v for k, v in options.environment.items() if k in ENVIRONMENT},
-                pass_fds=descriptors.all(),
-                # Ctrl-C in a terminal is for the sidecar alone.
-                start_new_session=True,
-            )
+            raise process.unfit() from None
 
     async def start_agent(
         self, argv: Sequence[str], env: Mapping[str, str], *, log: int | None = None
@@ -330,26 +252,22 @@ class Namespace:
         except OSError as error:
             raise NamespaceLostError(f"the guard cannot be reached: {error.strerror}") from error
 
-    async def _read(self, control: socket.socket, process: asyncio.subprocess.Process) -> None:
+    async def _read(self, control: socket.socket, process: GuardProcess) -> None:
         """Takes the guard's messages until the namespace has ended, then clears up after it."""
         messages = asyncio.create_task(self._messages(control))
         status = await process.wait()
-        # Should rootlesskit have been killed, its guard is still clearing up.
+        # Should it have been killed, its guard is still clearing up.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await messages
         control.close()
-        survivors: list[int] = []
-        if self._user_namespace is not None:
-            survivors = await asyncio.to_thread(
-                userns.kill_all, self._user_namespace, last=self._agent
-            )
+        survivors = await process.kill_left(last=self._agent)
         lost = NamespaceLostError(f"the user namespace has ended with status {status}")
         for future in (self._ready, self._started, self._stopped):
             if future is not None and not future.done():
                 future.set_exception(lost)
                 future.exception()  # somebody may or may not wait for it
-        self._events.put_nowait(NamespaceEnded(status, self._log_tail(), tuple(survivors)))
+        self._events.put_nowait(NamespaceEnded(status, process.said(), survivors))
 
     async def _messages(self, control: socket.socket) -> None:
         """Returns when nobody in the namespace holds the other end any more."""
@@ -384,14 +302,6 @@ class Namespace:
                 stopped.exception()
         elif self._started is not None and not self._started.done():
             self._started.set_exception(error)
-
-    def _log_tail(self) -> str:
-        try:
-            with self._options.log.open("rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_TAIL))
-                return file.read().decode(errors="replace").strip()
-        except OSError as error:
-            return f"no log: {error.strerror}"
 
 
 def _pid(message: Message) -> int:

@@ -28,13 +28,14 @@ from sidecar.control import CheckpointReport
 from sidecar.endpoint import bound_address
 from sidecar.endpoint_file import write_endpoint_file
 from sidecar.epoch import Epoch, Lost
-from sidecar.guardclient import Namespace, NamespaceOptions
+from sidecar.guardclient import Namespace
 from sidecar.launch import Launch, allowed
 from sidecar.locate import Cold, Found, Loadable, locate
 from sidecar.paths import EpochPaths, epoch_paths, left_over, next_number
 from sidecar.patience import Patience
 from sidecar.publish import Publisher
 from sidecar.publishing import Policy, Publishing
+from sidecar.rootlesskit import NamespaceOptions
 from sidecar.settings import Settings
 from sidecar.status import Generation, Phase, Status
 from sidecar.timeline import Kind

@@ -21,8 +21,8 @@ settings.load_profile("buildsvc")
 _UNIT = Path(__file__).parent / "unit"
 #: Seconds within which a task that was told to end must have ended.
 _ENDING = 2.0
-#: Calls that look blocking and are not worth a thread: files of /proc and directories that the
-#: kernel has in memory, read once at a start.
+#: Calls that look blocking and are not worth a thread: files of /proc, directories and the end of
+#: a log that the kernel has in memory, read once at a start or an end.
 _HARMLESS = (
     ("io.TextIOWrapper.read", "sidecar/agent/leases.py", "break_time"),
     ("os.listdir", "sidecar/agent/packing.py", "_running"),
@@ -32,6 +32,9 @@ _HARMLESS = (
     ("os.unlink", "sidecar/agent/packing.py", "release"),
     ("os.stat", "sidecar/userns.py", "check"),
     ("os.access", "sidecar/userns.py", "check"),
+    ("io.TextIOWrapper.read", "sidecar/userns.py", "_check_kernel"),
+    ("os.mkdir", "sidecar/rootlesskit.py", "start_guard"),
+    ("io.BufferedReader.read", "sidecar/rootlesskit.py", "said"),
 )
 
 

@@ -24,9 +24,9 @@ from sidecar.guardclient import (
     Namespace,
     NamespaceEnded,
     NamespaceLostError,
-    NamespaceOptions,
     StartError,
 )
+from sidecar.rootlesskit import NamespaceOptions, Rootlesskit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -217,7 +217,7 @@ async def test_death_of_the_guard_or_of_what_is_above_it(tmp_path: Path, victim:
             daemon, daemon_says = await it.daemon(*opener(it, "threads"))
             await broken(agent_says)
             process = it.namespace._process
-            assert process is not None
+            assert isinstance(process, Rootlesskit)
             victims = {
                 "guard": it.guard(),
                 "rootlesskit": process.pid,

@@ -10,7 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from sidecar.guardclient import Namespace, NamespaceOptions
+from sidecar.guardclient import Namespace
+from sidecar.rootlesskit import NamespaceOptions
 
 PROGRAMS = Path(__file__).parent
 
