@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from buildsvc.store.pages import next_page
+from buildsvc.store.pages import by_page
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -60,16 +60,9 @@ class LimitedStore:
         async with self._slots:
             return await self._inner.stat(name)
 
-    async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
+    def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
         """See ``Store.list``."""
-        entries = self._inner.list(prefix)
-        while True:
-            async with self._slots:
-                page = await next_page(entries)
-            if not page:
-                return
-            for stat in page:
-                yield stat
+        return by_page(self._inner.list(prefix), lambda: self._slots)
 
     async def delete(self, name: str) -> None:
         """See ``Store.delete``."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from contextlib import contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from buildsvc.errors import StoreError
-from buildsvc.store.pages import next_page
+from buildsvc.store.pages import by_page
 from buildsvc.store.threads import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from buildsvc.store.contract import ObjectStat, Store
@@ -54,28 +54,28 @@ class MeteredStore:
 
     async def get(self, name: str) -> bytes:
         """See ``Store.get``."""
-        with self._entry("get"):
+        async with self._entry("get"):
             data = await self._inner.get(name)
             self._use.bytes_in += len(data)
             return data
 
     async def get_range(self, name: str, start: int, length: int) -> bytes:
         """See ``Store.get_range``."""
-        with self._entry("get_range"):
+        async with self._entry("get_range"):
             data = await self._inner.get_range(name, start, length)
             self._use.bytes_in += len(data)
             return data
 
     async def get_range_to(self, name: str, start: int, length: int, fd: int, at: int = 0) -> int:
         """See ``Store.get_range_to``."""
-        with self._entry("get_range_to"):
+        async with self._entry("get_range_to"):
             copied = await self._inner.get_range_to(name, start, length, fd, at)
             self._use.bytes_in += copied
             return copied
 
     async def put(self, name: str, data: bytes) -> None:
         """See ``Store.put``."""
-        with self._entry("put"):
+        async with self._entry("put"):
             await self._inner.put(name, data)
             self._use.bytes_out += len(data)
 
@@ -83,35 +83,28 @@ class MeteredStore:
         """See ``Store.put_file``."""
         # Outside the entry: a file that is not there is no failure of the store.
         size = (await self._threads.run(path.stat)).st_size
-        with self._entry("put_file"):
+        async with self._entry("put_file"):
             await self._inner.put_file(name, path)
             self._use.bytes_out += size
 
     async def create(self, name: str, data: bytes) -> None:
         """See ``Store.create``."""
-        with self._entry("create"):
+        async with self._entry("create"):
             await self._inner.create(name, data)
             self._use.bytes_out += len(data)
 
     async def stat(self, name: str) -> ObjectStat:
         """See ``Store.stat``."""
-        with self._entry("stat"):
+        async with self._entry("stat"):
             return await self._inner.stat(name)
 
-    async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
+    def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
         """See ``Store.list``."""
-        entries = self._inner.list(prefix)
-        while True:
-            with self._entry("list"):
-                page = await next_page(entries)
-            if not page:
-                return
-            for stat in page:
-                yield stat
+        return by_page(self._inner.list(prefix), lambda: self._entry("list"))
 
     async def delete(self, name: str) -> None:
         """See ``Store.delete``."""
-        with self._entry("delete"):
+        async with self._entry("delete"):
             await self._inner.delete(name)
 
     async def close(self) -> None:
@@ -119,8 +112,8 @@ class MeteredStore:
         self._threads.close()
         await self._inner.close()
 
-    @contextmanager
-    def _entry(self, operation: str) -> Iterator[None]:
+    @asynccontextmanager
+    async def _entry(self, operation: str) -> AsyncIterator[None]:
         use = self._use
         use.operations[operation] += 1
         use.in_flight += 1

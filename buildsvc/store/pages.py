@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from buildsvc.store.contract import ObjectStat
 
@@ -22,3 +23,19 @@ async def next_page(entries: AsyncIterator[ObjectStat]) -> tuple[ObjectStat, ...
         except StopAsyncIteration:
             break
     return tuple(page)
+
+
+async def by_page(
+    entries: AsyncIterator[ObjectStat], around: Callable[[], AbstractAsyncContextManager[object]]
+) -> AsyncIterator[ObjectStat]:
+    """The same entries; each page is fetched inside a context of its own from ``around``.
+
+    Its reader works outside of it.
+    """
+    while True:
+        async with around():
+            page = await next_page(entries)
+        if not page:
+            return
+        for stat in page:
+            yield stat
