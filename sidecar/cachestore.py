@@ -11,6 +11,7 @@ from pathlib import Path
 from buildsvc.cache.keys import CacheKey
 from buildsvc.errors import EnvironmentUnfit
 from buildsvc.store.contract import Store
+from buildsvc.store.meter import MeteredStore, StoreUse
 from buildsvc.store.open import open_store
 from buildsvc.store.retry import RetryingStore
 from sidecar.settings import Settings
@@ -59,13 +60,17 @@ def cache_keys(settings: Settings, buildkit_version: str) -> Keys:
     return Keys(key(settings.cache_key), tuple(key(name) for name in settings.fallback_keys))
 
 
-def cache_store(settings: Settings) -> Store:
+def cache_store(settings: Settings, use: StoreUse) -> Store:
     """Return the store of the settings; passing failures are retried here and nowhere else.
+
+    What is sent to the store, retries among it, is entered into ``use``. How many operations
+    run at a time is bounded by who asks: downloads wait for a slot in the order of their
+    urgency, which a limit of the store would undo.
 
     Raises:
         ConfigError: its address is of no known kind.
     """
-    return RetryingStore(open_store(settings.store))
+    return RetryingStore(MeteredStore(open_store(settings.store), use))
 
 
 async def buildkit_version(program: Path) -> str:

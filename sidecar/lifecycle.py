@@ -63,7 +63,7 @@ async def run(settings: Settings, listener: socket.socket, status: Status) -> in
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         root = await stack.enter_async_context(rootdir.locked(settings.root))
-        store = await stack.enter_async_context(_store(settings))
+        store = await stack.enter_async_context(_store(settings, status))
         life = Lifecycle(settings, listener, status, root, store=store, stop=stop)
         await stack.enter_async_context(surface(settings, status, life))
         await life.run()
@@ -74,11 +74,11 @@ async def run(settings: Settings, listener: socket.socket, status: Status) -> in
 
 
 @asynccontextmanager
-async def _store(settings: Settings) -> AsyncIterator[Store | None]:
+async def _store(settings: Settings, status: Status) -> AsyncIterator[Store | None]:
     if not settings.store:
         yield None
         return
-    store = cachestore.cache_store(settings)
+    store = cachestore.cache_store(settings, status.store)
     try:
         yield store
     finally:

@@ -44,6 +44,7 @@ class StatusCollector(Collector):
         yield from self._counters()
         yield from self._gauges()
         yield from self._objects()
+        yield from self._store()
 
     def _counters(self) -> Iterator[Metric]:
         status = self._status
@@ -96,6 +97,25 @@ class StatusCollector(Collector):
             family.add_metric([use], count)
         yield family
 
+    def _store(self) -> Iterator[Metric]:
+        use = self._status.store
+        text = "Operations sent to the store, retries among them; of a listing, pages."
+        yield _labelled("store_operations", text, "operation", use.operations)
+        text = "Time spent in operations of the store that ended."
+        yield _labelled("store_operation_seconds", text, "operation", use.seconds)
+        errors = CounterMetricFamily(
+            _PREFIX + "store_errors",
+            "Operations of the store that failed, by the error's class.",
+            labels=["operation", "class"],
+        )
+        for labels, count in sorted(use.errors.items()):
+            errors.add_metric(labels, count)
+        yield errors
+        text = "Bytes of objects that passed, in operations that succeeded."
+        both = {"read": use.bytes_in, "written": use.bytes_out}
+        yield _labelled("store_bytes", text, "direction", both)
+        yield _gauge("store_operations_in_flight", "Operations under way.", use.in_flight)
+
 
 def registry(status: Status) -> CollectorRegistry:
     """Return a registry of its own with this status' metrics."""
@@ -104,7 +124,7 @@ def registry(status: Status) -> CollectorRegistry:
     return made
 
 
-def _labelled(name: str, text: str, label: str, counts: Mapping[str, int]) -> CounterMetricFamily:
+def _labelled(name: str, text: str, label: str, counts: Mapping[str, float]) -> CounterMetricFamily:
     family = CounterMetricFamily(_PREFIX + name, text, labels=[label])
     for value, count in sorted(counts.items()):
         family.add_metric([value], count)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from buildsvc.store.meter import StoreUse
 from sidecar.counts import Counts
 from sidecar.phase import WAITING_FOR, Phase
 from sidecar.redact import redacted_text
@@ -80,6 +81,8 @@ class Status:
         self.advice_detail = ""
         self.advice_unix: float | None = None
         self._lost_at = -1.0
+        #: What passed between this sidecar and its store.
+        self.store = StoreUse()
         self.timeline = Timeline(spans)
         self.counts = Counts()
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from buildsvc.errors import ConfigError, EnvironmentUnfit
+from buildsvc.errors import ConfigError, EnvironmentUnfit, ObjectNotFound
+from buildsvc.store.meter import StoreUse
 from sidecar.cachestore import buildkit_version, cache_keys, cache_store, this_platform
 from sidecar.settings import Settings
 
@@ -57,4 +58,26 @@ def test_the_own_key_comes_before_its_fallbacks() -> None:
 
 def test_a_store_of_no_known_kind_is_a_setting_that_is_wrong() -> None:
     with pytest.raises(ConfigError):
-        cache_store(settings(store="ftp://host/dir"))
+        cache_store(settings(store="ftp://host/dir"), StoreUse())
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Settings:
+    """With a store of the embedded kind."""
+    return settings(store=str(tmp_path / "store"))
+
+
+async def test_what_is_sent_to_the_store_is_metered(local: Settings) -> None:
+    use = StoreUse()
+    store = cache_store(local, use)
+    try:
+        await store.put("a/b", b"12345")
+        assert [found.name async for found in store.list("a/")] == ["a/b"]
+        with pytest.raises(ObjectNotFound):
+            await store.get("a/c")
+    finally:
+        await store.close()
+    # Of a listing, the page with the object and the empty one at its end.
+    assert dict(use.operations) == {"put": 1, "list": 2, "get": 1}
+    assert dict(use.errors) == {("get", "ObjectNotFound"): 1}
+    assert use.bytes_out == 5

@@ -193,6 +193,21 @@ def test_metrics_are_there_before_anything_happened(status: Status) -> None:
     assert metric(status, "restored_generation_age_seconds") == 100.0
 
 
+def test_what_passed_to_and_from_the_store_is_a_metric(status: Status) -> None:
+    use = status.store
+    use.operations["get"] = 3
+    use.seconds["get"] = 1.5
+    use.errors["get", "StoreUnavailable"] = 2
+    use.bytes_in, use.bytes_out, use.in_flight = 7, 8, 1
+    assert metric(status, "store_operations_total", operation="get") == 3
+    assert metric(status, "store_operation_seconds_total", operation="get") == 1.5
+    failed = {"operation": "get", "class": "StoreUnavailable"}
+    assert metric(status, "store_errors_total", **failed) == 2
+    assert metric(status, "store_bytes_total", direction="read") == 7
+    assert metric(status, "store_bytes_total", direction="written") == 8
+    assert metric(status, "store_operations_in_flight") == 1
+
+
 def test_secrets_in_texts_are_masked(status: Status) -> None:
     error = "GET http://me:hunter2@store/x failed"
     status.enter(Phase.RESTORING, error)
