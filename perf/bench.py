@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from perf import host
+from perf.commandline import add_places, new_output, parser, run_rootless
 from perf.project import SCENARIOS
 from perf.report import print_report
 from perf.rounds import Measured, Plan, Rounds
@@ -35,21 +34,18 @@ def main(argv: Sequence[str]) -> int:
     options = _arguments(argv)
     if options.command == "report":
         return print_report(json.loads(options.file.read_text()))
-    host.as_rootless_user(["-m", "perf.bench", *argv])
-    host.end_on_sigterm()
-    try:
-        return _run(options)
-    except host.PerfError as error:
-        print(f"bench: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("bench: interrupted; what was measured is in the file", file=sys.stderr)
-        return 130
+    return run_rootless(
+        "bench",
+        ["-m", "perf.bench", *argv],
+        lambda: _run(options),
+        failed=2,
+        interrupted="what was measured is in the file",
+    )
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench", description=(__doc__ or "").split("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True)
+    bench = parser("bench", __doc__)
+    commands = bench.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="measure, then report")
     run.add_argument(
         "--scenario",
@@ -62,12 +58,11 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     run.add_argument("--head-start", type=float, help="seconds; default: 20")
     run.add_argument("--no-registry-cache", action="store_true", help="leave that peer out")
     run.add_argument("--quick", action="store_true", help="3 rounds, 1 cold, the sample only")
-    run.add_argument("--scratch", type=Path, help="where to work; default: memory")
-    run.add_argument("--output", type=Path, help="where to write the JSON")
+    add_places(run)
     report = commands.add_parser("report", help="print the table of a file")
     report.add_argument("file", type=Path)
     # `python -m perf.bench` alone runs everything.
-    return parser.parse_args(argv or ["run"])
+    return bench.parse_args(argv or ["run"])
 
 
 def _plan(options: argparse.Namespace) -> Plan:
@@ -85,7 +80,7 @@ def _plan(options: argparse.Namespace) -> Plan:
 def _run(options: argparse.Namespace) -> int:
     plan = _plan(options)
     names: list[str] = options.scenario or (["sample"] if options.quick else list(SCENARIOS))
-    output = options.output or _new_output()
+    output = options.output or new_output("bench")
     book = _Book(output, plan)
     for name in names:
         base = host.scratch_base(options.scratch, ROOM[name])
@@ -121,11 +116,6 @@ class _Book:
         draft = self._path.with_name(self._path.name + ".new")
         draft.write_text(json.dumps(self.content, indent=1) + "\n")
         draft.replace(self._path)
-
-
-def _new_output() -> Path:
-    name = time.strftime("buildsvc-bench-%Y%m%d-%H%M%S.json")
-    return Path(os.environ.get("TMPDIR") or tempfile.gettempdir()) / name
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -25,25 +24,6 @@ ROOM = 12 << 30
 
 class PerfError(Exception):
     """Something that was to be measured did not work; the text is for people."""
-
-
-def as_rootless_user(program: Sequence[str]) -> None:
-    """Run this very program as the rootless user when it was started as root; else do nothing.
-
-    ``program`` is what follows the interpreter, such as ``-m perf.bench``.
-    """
-    if os.geteuid() == 0:
-        wrapper = str(TOOLS / "as-builder")
-        os.execv(wrapper, [wrapper, sys.executable, *program])
-
-
-def end_on_sigterm() -> None:
-    """Make SIGTERM end the program as Ctrl-C does: everything that was started is stopped."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
 
 
 def environment() -> dict[str, str]:

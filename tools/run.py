@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from perf import host, project
+from perf.commandline import add_places, new_output, parser, run_rootless
 from perf.twopods import Story, Wanted
 
 _MEGABYTE = 1e6
@@ -30,29 +29,25 @@ _MEGABYTE = 1e6
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     options = _arguments(argv)
-    host.as_rootless_user([__file__, *argv])
-    host.end_on_sigterm()
-    try:
-        return _run(options)
-    except host.PerfError as error:
-        print(f"run: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("run: interrupted; everything that was started is stopped", file=sys.stderr)
-        return 130
+    return run_rootless(
+        "run",
+        [__file__, *argv],
+        lambda: _run(options),
+        failed=1,
+        interrupted="everything that was started is stopped",
+    )
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="run", description=(__doc__ or "").split("\n")[0])
-    add = parser.add_argument
+    run = parser("run", __doc__)
+    add = run.add_argument
     add("--context", type=Path, help="build context of your own project")
     add("--dockerfile", type=Path, help="default: Dockerfile in the context")
     add("--change", default="", help="file of the context that gets a comment; default: a new one")
     add("--program", default="", help="command that proves that your image works")
     add("--head-start", type=float, default=10.0, help="seconds from pod 2's start to its build")
-    add("--scratch", type=Path, help="where to work; default: memory if there is room, else TMPDIR")
-    add("--output", type=Path, help="where to write the JSON; default: a new file in TMPDIR")
-    return parser.parse_args(argv)
+    add_places(run)
+    return run.parse_args(argv)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -61,7 +56,7 @@ def _run(options: argparse.Namespace) -> int:
     print(f"Working below {base} ({free / 1e9:.0f} GB free); it is emptied afterwards.")
     if free < host.ROOM:
         print(f"The sample project needs up to {host.ROOM / 1e9:.0f} GB there.", file=sys.stderr)
-    wanted_output = options.output or _new_output()
+    wanted_output = options.output or new_output("run")
     # Found out now, not after minutes of work.
     wanted_output.touch()
     with host.scratch(base, "buildsvc-run") as scratch:
@@ -73,11 +68,6 @@ def _run(options: argparse.Namespace) -> int:
     if options.context is None:
         print("Your own project: make run CONTEXT=DIR [DOCKERFILE=FILE] [CHANGE=FILE]")
     return 0
-
-
-def _new_output() -> Path:
-    name = time.strftime("buildsvc-run-%Y%m%d-%H%M%S.json")
-    return Path(os.environ.get("TMPDIR") or tempfile.gettempdir()) / name
 
 
 def _wanted(options: argparse.Namespace, scratch: Path) -> Wanted:
