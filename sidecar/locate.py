@@ -23,17 +23,21 @@ from sidecar import databases
 from sidecar.download import Downloads
 from sidecar.paths import EpochPaths
 from sidecar.plan import Plan
+from sidecar.status import ColdReason
 
 
 class Cold(Exception):
     """There is nothing to start from. ``reason`` is a metric's label, the text is for people."""
 
-    def __init__(self, reason: str, text: str) -> None:
+    def __init__(self, reason: ColdReason, text: str) -> None:
         super().__init__(text)
         self.reason = reason
 
 
 T = TypeVar("T")
+
+#: What is wrong with a generation, not with the store; another one may be fine.
+_UNUSABLE = (CacheError, ObjectNotFound, ShortObject)
 
 
 @dataclass(frozen=True)
@@ -52,24 +56,35 @@ async def locate(store: Store, keys: Sequence[CacheKey], use: Callable[[Found], 
     something corrupt or missing) is passed over for the key's older ones.
 
     Raises:
-        Cold: no key has a generation, none can be used, or the store does not answer.
+        Cold: no key has a generation, none can be used, or the store does not answer. Of several
+            generations that cannot be used, the newest one of the first key tells why.
     """
-    problems: list[Exception] = []
+    problems: list[Cold] = []
     for key in keys:
         log = GenerationLog(store, key)
         try:
-            async for generation in log.candidates(lambda _, problem: problems.append(problem)):
+            async for generation in log.candidates(lambda _, e: problems.append(_unusable(e))):
                 try:
-                    return await use(Found(key, generation, await log.read_root(generation)))
-                except (CacheError, ObjectNotFound, ShortObject) as problem:
-                    problems.append(problem)
+                    found = Found(key, generation, await log.read_root(generation))
+                except _UNUSABLE as problem:
+                    problems.append(_unusable(problem))
+                    continue
+                try:
+                    return await use(found)
+                except _UNUSABLE as problem:
+                    problems.append(_unusable(problem, "corrupt-databases"))
         except StoreError as problem:
             raise Cold("store-unavailable", str(problem)) from problem
     if problems:
-        newer = isinstance(problems[0], UnsupportedFormat)
-        raise Cold("unsupported-format" if newer else "corrupt", str(problems[0]))
+        raise problems[0]
     names = ", ".join(key.name for key in keys)
     raise Cold("no-generation", f"nothing has been published yet under {names}")
+
+
+def _unusable(problem: Exception, reason: ColdReason = "corrupt") -> Cold:
+    return Cold(
+        "unsupported-format" if isinstance(problem, UnsupportedFormat) else reason, str(problem)
+    )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from buildsvc.store.meter import StoreUse
 from sidecar.counts import Counts
@@ -19,10 +19,27 @@ from sidecar.phase import WAITING_FOR, Phase
 from sidecar.redact import redacted_text
 from sidecar.timeline import Attribute, Kind, Span, Timeline
 
-__all__ = ["SCHEMA", "Advice", "Generation", "Phase", "Status"]
+__all__ = ["SCHEMA", "Advice", "ColdReason", "Generation", "Phase", "SkipReason", "Status"]
 
 SCHEMA = 1
 """Version of :meth:`Status.snapshot`; grows when a field changes its meaning or goes."""
+
+
+ColdReason = Literal[
+    "no-store",
+    "no-generation",
+    "store-unavailable",
+    "unsupported-format",
+    "corrupt",
+    "corrupt-databases",
+    "time-out",
+    "daemon-refused",
+    "root-lost",
+]
+"""Why a daemon starts without a cache, a metric's label. docs/operations.md explains each."""
+
+SkipReason = Literal["busy", "failed", "daemon-gone", "deadline"]
+"""Why a checkpoint was not taken, likewise."""
 
 
 class Advice(StrEnum):
@@ -125,13 +142,8 @@ class Status:
         self.restored, self.counts.objects_total = generation, objects
         self._touch()
 
-    def went_cold(self, reason: str, detail: str) -> None:
-        """Say that the daemon starts without a cache.
-
-        ``reason`` is one of a few words, a metric's label (``no-store``, ``no-generation``,
-        ``store-unavailable``, ``unsupported-format``, ``corrupt``, ``time-out``,
-        ``daemon-refused``, ``root-lost``); ``detail`` is for people.
-        """
+    def went_cold(self, reason: ColdReason, detail: str) -> None:
+        """Say that the daemon starts without a cache; ``detail`` is for people."""
         self.cold_reason = redacted_text(detail)
         # What an earlier epoch had restored went with it.
         self.restored = None
@@ -170,8 +182,8 @@ class Status:
         """Count an error by its class."""
         self.count("errors", type(error).__name__)
 
-    def skipped_checkpoint(self, reason: str) -> None:
-        """Count a checkpoint that was not taken: ``busy``, ``unchanged``, ``unclean``…"""
+    def skipped_checkpoint(self, reason: SkipReason) -> None:
+        """Count a checkpoint that was not taken."""
         self.count("checkpoints_skipped", reason)
 
     def packed(self, size: int) -> None:

@@ -210,6 +210,19 @@ async def test_a_corrupt_chunk_of_the_databases(store: Stored, seed: Seed, direc
     await recovers(store, seed, directory)
 
 
+async def test_corrupt_databases_of_every_generation(
+    store: Stored, seed: Seed, directory: Path
+) -> None:
+    numbers = range(1, len(store.heads) + 1)
+    # Generations share chunks.
+    chunks = {(at.pack, at.offset): at for n in numbers for at in store.databases(n)}
+    for at in chunks.values():
+        flip(store.pack(at.pack), at.offset + at.stored // 2)
+    async with pod(directory / "one", f"--store={store.directory}") as one:
+        assert cold(await one.status(), "corrupt-databases")
+        await builds(one, seed.context)
+
+
 async def test_truncated_packs(store: Stored, seed: Seed, directory: Path) -> None:
     for path in store.directory.glob("packs/*/*"):
         cut_short(path, path.stat().st_size // 2)
@@ -221,7 +234,7 @@ async def recovers(store: Stored, seed: Seed, directory: Path) -> None:
     async with pod(directory / "one", f"--store={store.directory}") as one:
         state = await one.status()
         older = state["restored"] and state["restored"]["number"] < len(store.heads)
-        assert older or cold(state, "corrupt")
+        assert older or cold(state, "corrupt-databases")
         await builds(one, seed.context)
         await one.published(len(store.heads))
         assert await one.stop() == 0

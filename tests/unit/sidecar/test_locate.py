@@ -16,7 +16,7 @@ from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.cache.keys import CacheKey
 from buildsvc.cache.packs import pack_name
 from buildsvc.cache.roots import root_name
-from buildsvc.errors import CorruptObject, ObjectNotFound
+from buildsvc.errors import CorruptObject, ObjectNotFound, ShortObject, UnsupportedFormat
 from buildsvc.store.contract import Store
 from buildsvc.store.faults import Fail, FaultyStore, Rule
 from buildsvc.store.local import LocalStore
@@ -134,6 +134,31 @@ async def test_a_generation_whose_databases_are_corrupt_is_passed_over(
         return found.generation.number
 
     assert await locate(store, [MINE], use) == 1
+
+
+@pytest.mark.parametrize(
+    ("problem", "reason"),
+    [
+        (CorruptObject("a chunk of them"), "corrupt-databases"),
+        (ObjectNotFound("a pack of them"), "corrupt-databases"),
+        (ShortObject("a pack of them"), "corrupt-databases"),
+        (UnsupportedFormat("their tree is newer"), "unsupported-format"),
+    ],
+)
+async def test_only_generations_whose_databases_cannot_be_used(
+    store: LocalStore, tmp_path: Path, problem: Exception, reason: str
+) -> None:
+    older = await publish(store, MINE, tmp_path / "1")
+    await publish(store, MINE, tmp_path / "2", b"changed")
+    # The newest one tells why.
+    await store.put(root_name(older.head.root), b"not a root")
+
+    async def use(_: Found) -> None:
+        raise problem
+
+    with pytest.raises(Cold, match=r"of them|newer") as cold:
+        await locate(store, [MINE], use)
+    assert cold.value.reason == reason
 
 
 async def test_nothing_was_published(store: LocalStore) -> None:

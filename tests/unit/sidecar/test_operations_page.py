@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -11,7 +12,7 @@ from buildsvc import errors
 from sidecar.metrics import registry
 from sidecar.settings import Settings
 from sidecar.sources import flag_name
-from sidecar.status import Generation, Phase, Status
+from sidecar.status import ColdReason, Generation, Phase, SkipReason, Status
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,22 @@ def test_every_metric(page: str) -> None:
         name = family.name.removeprefix("buildsvc_sidecar_")
         name += "_total" if family.type == "counter" else ""
         assert f"`{name}`" in page
+
+
+def rows_after(page: str, heading: str) -> set[str]:
+    """The names in the first column of the table that begins with this heading."""
+    table = page[page.index(f"| {heading} |") :].split("\n\n", maxsplit=1)[0]
+    return set(re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE))
+
+
+def test_every_reason_of_a_cold_start(page: str) -> None:
+    assert rows_after(page, "why a daemon starts cold") == set(get_args(ColdReason))
+
+
+def test_every_reason_of_a_skipped_checkpoint(page: str) -> None:
+    row = next(line for line in page.splitlines() if "`checkpoints_skipped_total` |" in line)
+    stated = re.findall(r"`([a-z-]+)`", row.partition("`reason`:")[2])
+    assert set(stated) == set(get_args(SkipReason))
 
 
 def test_every_field_of_the_status_and_every_phase(page: str) -> None:
