@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from sidecar.agent.main import main
+from sidecar.agent import spares
+
+
+def main() -> int:
+    """Start the workers, then import and run the agent."""
+    arguments = sys.argv[1:]
+    workers = spares.start(arguments)
+    from sidecar.agent.main import main as agent
+
+    return agent(arguments, workers)
+
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -21,7 +21,10 @@ from sidecar.agent.residency import blob
 from sidecar.agent.workers import Unpackers
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AsyncExitStack
+
+    from sidecar.agent.spares import Spare
 
 _MESSAGE_BYTES = 64 << 20
 """A state names every snapshot and blob."""
@@ -35,11 +38,16 @@ _LOST = 70
 
 
 async def serve_control(
-    options: AgentOptions, core: Core, ending: Ending, stack: AsyncExitStack
+    options: AgentOptions,
+    core: Core,
+    ending: Ending,
+    stack: AsyncExitStack,
+    spares: Sequence[Spare] = (),
 ) -> None:
     """Serves on the control socket for as long as the stack lives.
 
-    Raises ConfigError when a directory is missing among the options, CannotCreate.
+    `spares` are workers that run already. Raises ConfigError when a directory is missing among the
+    options, CannotCreate.
     """
     if options.control is None or options.staging is None or options.buildkit_root is None:
         raise ConfigError("--control needs --staging and --buildkit-root")
@@ -65,7 +73,7 @@ async def serve_control(
         stack.callback(leased.close)
     threads = ThreadPoolExecutor(_BLOB_THREADS, "blobs")
     stack.callback(threads.shutdown, wait=False)
-    unpacker = await stack.enter_async_context(Unpackers(options.workers))
+    unpacker = await stack.enter_async_context(Unpackers(options.workers, spares))
     packs = options.staging / "up"
     await asyncio.to_thread(packs.mkdir, parents=True, exist_ok=True)
     packer = await stack.enter_async_context(PackerClient(packs))

@@ -20,11 +20,13 @@ from sidecar.agent.service import SnapshotsService
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sidecar.agent.spares import Spare
+
 _GRACE = 5.0
 """Seconds that buildkitd's calls have to end."""
 
 
-async def run_agent(options: AgentOptions) -> int:
+async def run_agent(options: AgentOptions, spares: Sequence[Spare] = ()) -> int:
     """Serves until SIGTERM or SIGINT, or until the root is lost; answers the exit code.
 
     Mounts stay for the next process. Raises RootInUse, CannotCreate, EnvironmentUnfit, ConfigError.
@@ -39,7 +41,7 @@ async def run_agent(options: AgentOptions) -> int:
             # Here, because what stands alone needs none of it and should answer at once.
             from sidecar.agent.control import serve_control
 
-            await serve_control(options, core, ending, stack)
+            await serve_control(options, core, ending, stack, spares)
         server = grpc.aio.server()
         snapshots_pb2_grpc.add_SnapshotsServicer_to_server(
             SnapshotsService(core.snapshotter), server
@@ -61,10 +63,10 @@ def parse(arguments: Sequence[str]) -> AgentOptions:
     return AgentOptions(**vars(parser.parse_args(arguments)))
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], spares: Sequence[Spare] = ()) -> int:
     """Runs `sidecar agent ARGUMENTS`; answers its exit code."""
     try:
-        return asyncio.run(run_agent(parse(arguments)))
+        return asyncio.run(run_agent(parse(arguments), spares))
     except BuildsvcError as error:
         print(f"sidecar agent: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import sys
 from contextlib import suppress
-from typing import Self
+from typing import Protocol, Self
 
 from sidecar.agent import messages
+from sidecar.agent.spares import Spare, command
 
 
 class WorkerDied(Exception):
     """The process ended instead of answering."""
+
+
+class Child(Protocol):
+    """What a started process offers; asyncio's and `Spare` do."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def kill(self) -> None: ...
+
+    async def wait(self) -> int: ...
 
 
 class Process:
@@ -21,11 +34,11 @@ class Process:
 
     def __init__(
         self,
-        process: asyncio.subprocess.Process,
+        process: Child,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        """Use `start`."""
+        """Use `start` or `adopt`."""
         self._process = process
         self._reader = reader
         self._writer = writer
@@ -37,21 +50,19 @@ class Process:
         with theirs:
             try:
                 process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-m",
-                    "sidecar.agent.worker",
-                    kind,
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                    *arguments,
+                    *command(kind, theirs.fileno(), *arguments),
                     pass_fds=(theirs.fileno(),),
                     stdin=asyncio.subprocess.DEVNULL,
                 )
             except BaseException:
                 ours.close()
                 raise
-        reader, writer = await asyncio.open_connection(sock=ours)
-        return cls(process, reader, writer)
+        return cls(process, *await asyncio.open_connection(sock=ours))
+
+    @classmethod
+    async def adopt(cls, spare: Spare) -> Self:
+        """Take over a worker that was started before the event loop."""
+        return cls(spare, *await asyncio.open_connection(sock=spare.connection))
 
     @property
     def pid(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+from collections import deque
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -16,10 +17,12 @@ from sidecar.agent.process import Process, WorkerDied
 from sidecar.agent.staged import StagedChunk
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
     from types import TracebackType
 
     from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
+    from sidecar.agent.spares import Spare
 
 #: Workers that may die of one task before it is given up.
 DEATHS = 3
@@ -46,9 +49,10 @@ class Unpackers:
     is cancelled returns when no process works on its target any more.
     """
 
-    def __init__(self, count: int) -> None:
-        """Use `count` processes of at most 150 MB each."""
+    def __init__(self, count: int, spares: Iterable[Spare] = ()) -> None:
+        """Use `count` processes of at most 150 MB each, first those that were started already."""
         self._count = count
+        self._spares = deque(spares)
         self._queue: asyncio.PriorityQueue[_Job] = asyncio.PriorityQueue()
         self._numbers = itertools.count()
         self._stack = AsyncExitStack()
@@ -74,6 +78,10 @@ class Unpackers:
             await self._stack.aclose()
         while not self._queue.empty():
             self._queue.get_nowait().answer.cancel()
+        for spare in self._spares:
+            spare.connection.close()
+            spare.kill()
+            await spare.wait()
 
     async def prepare(
         self, tree: Path, target: Path, *, sibling: Sibling | None = None, priority: int
@@ -131,7 +139,7 @@ class Unpackers:
     async def _work(self) -> None:
         process: Process | None = None
         try:
-            process = await _started()
+            process = await self._first()
             while True:
                 job = await self._queue.get()
                 if job.answer.done():
@@ -144,6 +152,9 @@ class Unpackers:
         finally:
             if process is not None:
                 await process.end()
+
+    async def _first(self) -> Process | None:
+        return await Process.adopt(self._spares.popleft()) if self._spares else await _started()
 
     async def _again(self, process: Process | None) -> Process | None:
         if process is not None:
