@@ -51,8 +51,8 @@ class Lost(Exception):
 class Epoch:
     """Owns everything that belongs to one root.
 
-    Used in this order: ``open``, ``load`` (when there is something to restore),
-    ``start_daemon``, ``serving``, ``close``.
+    Used in this order: ``open``, beside it ``fetch`` and ``prefetch``, then ``load`` (when there
+    is something to restore), ``serving``, in it ``start_daemon``, ``close``.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Epoch:
         #: Ends of builds, for whoever decides about publishing.
         self.finished: asyncio.Queue[BuildFinished] = asyncio.Queue()
         self._restorer: Restorer | None = None
+        self._restoring: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._answered = asyncio.Event()
         self._daemon = 0
@@ -126,20 +127,8 @@ class Epoch:
         downloads = Downloads(self._store, self._paths.down, slots)
         return await loadable(found, downloads, self._paths)
 
-    async def load(self, ready: Loadable) -> None:
-        """Lay a generation's databases, index and leased blobs into the root.
-
-        Raises:
-            Lost: the agent could not use them; the root is spoilt.
-        """
-        root = ready.plan.root
-        # From here on the root is not an empty one, whatever comes of it.
-        self.restored = root
-        try:
-            answer = await self._agent.load(ready.request)
-        except grpc.aio.AioRpcError as problem:
-            raise Lost(f"the restored state cannot be used: {problem.details()}") from problem
-        self.catalog = Catalog.from_root(root)
+    def prefetch(self, ready: Loadable) -> None:
+        """Begin to download what the last build used, also before the agent is there."""
         self._restorer = Restorer(
             self._agent,
             ready.downloads,
@@ -148,20 +137,45 @@ class Epoch:
             demand_timeout=self._settings.demand_timeout,
             on_lost=self.lose,
         )
+        self._restoring = asyncio.create_task(self._restorer.run(), name="restore")
+
+    async def load(self, ready: Loadable) -> None:
+        """Lay a generation's databases, index and leased blobs into the root.
+
+        Raises:
+            Lost: the agent could not use them; the root is spoilt.
+        """
+        assert self._restorer is not None
+        root = ready.plan.root
+        # From here on the root is not an empty one, whatever comes of it.
+        self.restored = root
+        try:
+            answer = await self._agent.load(ready.request)
+        except grpc.aio.AioRpcError as problem:
+            raise Lost(f"the restored state cannot be used: {problem.details()}") from problem
+        self._restorer.loaded()
+        self.catalog = Catalog.from_root(root)
         self.needs_blobs = bool(answer.leases_unavailable)
 
     async def complete(self, wanted: Callable[[ObjectKey], bool]) -> None:
-        """Put the restored objects that are ``wanted`` on disk, before the daemon starts.
+        """Wait for the restored objects that are ``wanted``, before the daemon starts.
 
         Raises:
             Lost: one of them cannot be had.
         """
-        if self._restorer is None:
+        if self._restorer is None or self._restoring is None:
             return
+        completing = asyncio.ensure_future(self._restorer.complete(wanted))
+        ends: list[asyncio.Future[Any]] = [completing, self._restoring]
         try:
-            await self._restorer.complete(wanted)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not completing.done():
+                await self._restoring
+            await completing
         except BuildsvcError as problem:
             raise Lost(str(problem)) from problem
+        finally:
+            completing.cancel()
 
     async def start_daemon(self) -> None:
         """Start buildkitd on the root and wait for its answer.
@@ -224,8 +238,8 @@ class Epoch:
                 tasks.create_task(self._watch_agent(), name="agent events"),
                 tasks.create_task(self._watch_builds(), name="builds"),
             ]
-            if self._restorer is not None:
-                running.append(tasks.create_task(self._restorer.run(), name="restore"))
+            if self._restoring is not None:
+                running.append(tasks.create_task(_awaited(self._restoring), name="restore"))
             if self._store is not None and self._settings.publish != "never":
                 self._uploads = Uploads(
                     self._store, self._agent, self.catalog, self._status, _UPLOADS
@@ -276,6 +290,9 @@ class Epoch:
 
     async def close(self, grace: float) -> None:
         """Stop the daemon within ``grace`` seconds, then agent and namespace."""
+        if self._restoring is not None:
+            self._restoring.cancel()
+            await asyncio.wait([self._restoring])
         await self._api.close()
         if self._daemon and not self.lost.done():
             with suppress(NamespaceLostError, StartError):
@@ -374,6 +391,11 @@ class Epoch:
             self.finished.put_nowait(event)
         if self._restorer is not None:
             self._restorer.build_runs(running=bool(self._builds))
+
+
+async def _awaited(task: asyncio.Task[None]) -> None:
+    """Take part in the task's end: its failure is raised, and a cancellation ends it."""
+    await task
 
 
 def _no_agent(reason: str) -> EnvironmentUnfit:

@@ -24,9 +24,9 @@ FAILURES = (BuildsvcError, OSError, grpc.aio.AioRpcError, asyncio.InvalidStateEr
 class Fill:
     """One object's way to the disk: tree, segments, and a second try for corrupt chunks.
 
-    ``link_from`` names a local snapshot with largely the same files, which become links of
-    its own; only the chunks of the others are downloaded. ``keep_tree``: others may be linked
-    from this one.
+    Segments are downloaded at once, and wait for the agent to be ``loaded``. ``link_from`` names
+    a local snapshot with largely the same files, which become links of its own; only the chunks
+    of the others are downloaded. ``keep_tree``: others may be linked from this one.
     """
 
     def __init__(
@@ -37,10 +37,12 @@ class Fill:
         content: Content,
         urgency: Callable[[], int],
         *,
+        loaded: asyncio.Event,
         link_from: str = "",
         keep_tree: bool = False,
     ) -> None:
         self._agent = agent
+        self._loaded = loaded
         self._downloads = downloads
         self._key = key
         self._content = content
@@ -59,6 +61,7 @@ class Fill:
         #: The loop's time when the first segment had been downloaded.
         self.began: float | None = None
         self._all_served = asyncio.Event()
+        self._opened = asyncio.Event()
         # gRPC takes one write at a time.
         self._writing = asyncio.Lock()
 
@@ -82,26 +85,32 @@ class Fill:
             await asyncio.to_thread(_unlink, [*self._staged, self._tree])
 
     async def _fill(self) -> None:
-        self._call = self._agent.fill()
-        self._told = self._urgency()
-        header = agent_pb2.FillHeader(
-            object=self._key.to_proto(),
-            tree_path=self._tree,
-            priority=self._told,
-            link_from=self._link_from,
-            keep_tree=self._keep_tree,
-        )
-        await self._call.write(agent_pb2.FillRequest(header=header))
         try:
             async with asyncio.TaskGroup() as group:
-                answers = group.create_task(self._answers(group))
                 if not self._link_from:
                     self._add(group, range(len(self._content.data)))
-                await self._all_served.wait()
-                await self._call.done_writing()
-                await answers
+                await self._loaded.wait()
+                await self._exchange(group)
         except ExceptionGroup as failures:
             raise cause(failures, FAILURES) from None
+
+    async def _exchange(self, group: asyncio.TaskGroup) -> None:
+        self._call = self._agent.fill()
+        try:
+            self._told = self._urgency()
+            header = agent_pb2.FillHeader(
+                object=self._key.to_proto(),
+                tree_path=self._tree,
+                priority=self._told,
+                link_from=self._link_from,
+                keep_tree=self._keep_tree,
+            )
+            await self._call.write(agent_pb2.FillRequest(header=header))
+            self._opened.set()
+            answers = group.create_task(self._answers(group))
+            await self._all_served.wait()
+            await self._call.done_writing()
+            await answers
         finally:
             self._call.cancel()
 
@@ -118,6 +127,7 @@ class Fill:
         self._staged[str(path)] = plan
         if self.began is None:
             self.began = asyncio.get_running_loop().time()
+        await self._opened.wait()
         async with self._writing:
             if (urgency := self._urgency()) < self._told:
                 self._told = urgency

@@ -267,6 +267,7 @@ class Lifecycle:
             span = self._status.begin(Kind.RESTORE, self._settings.cache_key)
             try:
                 found, loadable = await self._patiently(self._fetched(epoch))
+                epoch.prefetch(loadable)
                 await opening
                 await epoch.load(loadable)
                 await self._completed(epoch)

@@ -13,7 +13,6 @@ import grpc.aio
 from buildsvc.errors import CorruptObject
 from sidecar.agentclient import AgentClient
 from sidecar.download import Downloads
-from sidecar.failures import cause
 from sidecar.fill import FAILURES, Fill
 from sidecar.plan import Content, ObjectKey, Plan
 from sidecar.status import Status
@@ -86,11 +85,12 @@ class _Object:
 class Restorer:
     """Fetches the objects of one plan into one agent.
 
-    Prefetching follows the trace of the last build from the first moment. What no trace
-    names is fetched only while no build runs: during one it would take the processor
-    from the build. A demand is served before everything else; one that is not served
-    within ``demand_timeout`` seconds, or cannot be, ends in ``on_lost`` with the reason,
-    because buildkitd's database then names something that cannot be had.
+    Prefetching follows the trace of the last build from the first moment: what is downloaded
+    before the agent has ``loaded`` the generation waits in the staging directory. What no trace
+    names is fetched only while no build runs: during one it would take the processor from the
+    build. A demand is served before everything else; one that is not served within
+    ``demand_timeout`` seconds, or cannot be, ends in ``on_lost`` with the reason, because
+    buildkitd's database then names something that cannot be had.
 
     Of two snapshots with largely the same files, one is fetched; the other waits for it and
     becomes links of it. Nothing waits for what was started later, so nothing waits for itself.
@@ -122,7 +122,13 @@ class Restorer:
         self._wake = asyncio.Event()
         self._calm = True
         self._tasks: asyncio.TaskGroup | None = None
+        self._running = asyncio.Event()
+        self._loaded = asyncio.Event()
         self._open = 0
+
+    def loaded(self) -> None:
+        """The agent knows the generation: what is downloaded can be laid out."""
+        self._loaded.set()
 
     def demand(self, key: ObjectKey) -> None:
         """buildkitd waits for the object."""
@@ -146,31 +152,29 @@ class Restorer:
         """Prefetch and serve demands until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
+            self._running.set()
             while True:
                 self._prefetch()
                 self._wake.clear()
                 await self._wake.wait()
 
     async def complete(self, wanted: Callable[[ObjectKey], bool]) -> None:
-        """Put every object that is ``wanted`` on disk, before the daemon starts.
+        """Return when every object that is ``wanted`` is on disk; while ``run`` runs.
 
         Raises:
             CorruptObject: one of them cannot be had.
         """
         chosen = [item for key, item in self._objects.items() if wanted(key)]
-        try:
-            async with asyncio.TaskGroup() as self._tasks:
-                for item in chosen:
-                    self._start(item)
-                while not all(item.done for item in chosen):
-                    self._wake.clear()
-                    await self._wake.wait()
-                    if failed := [item for item in chosen if item.failed]:
-                        raise CorruptObject(f"{failed[0].key.name} could not be restored")
-        except ExceptionGroup as failures:
-            raise cause(failures, FAILURES) from None
-        finally:
-            self._tasks = None
+        await self._running.wait()
+        for item in chosen:
+            # Not after what may never be needed.
+            item.hurry(Urgency.TRACE)
+            self._start(item)
+        while not all(item.done for item in chosen):
+            if failed := [item for item in chosen if item.failed]:
+                raise CorruptObject(f"{failed[0].key.name} could not be restored")
+            self._wake.clear()
+            await self._wake.wait()
 
     def _prefetch(self) -> None:
         while self._open < _OPEN_PREFETCHES:
@@ -258,6 +262,7 @@ class Restorer:
                 item.key,
                 item.content,
                 lambda: item.urgency,
+                loaded=self._loaded,
                 link_from=sibling,
                 keep_tree=item.key in self._linked_from,
             )

@@ -12,11 +12,13 @@ import pytest
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.packs import pack_name
 from buildsvc.errors import CorruptObject
+from buildsvc.store.contract import Store
 from buildsvc.store.faults import Fail, FaultyStore, Hold, Rule
 from buildsvc.store.local import LocalStore
-from sidecar.download import Downloads, Slots
+from sidecar.download import Downloads, Slots, Urgency
 from sidecar.plan import ObjectKey, Plan
 from sidecar.restore import Restorer
+from sidecar.segments import SegmentPlan
 from sidecar.status import Status
 from sidecar.timeline import Kind
 from tests.unit.sidecar.fakeagent import FakeAgent, connected, generation
@@ -24,6 +26,19 @@ from tests.unit.sidecar.fakeagent import FakeAgent, connected, generation
 SNAPSHOTS = {"a": b"A" * 1000, "b<a": b"B" * 2000, "c": b"C" * 3000, "d": b"D" * 4000}
 BLOB = "sha256:" + "cd" * 32
 FOREVER = 30.0
+
+
+class WatchedDownloads(Downloads):
+    """Tells of each segment that has been downloaded."""
+
+    def __init__(self, store: Store, staging: Path, slots: Slots) -> None:
+        super().__init__(store, staging, slots)
+        self.segments: asyncio.Queue[Path] = asyncio.Queue()
+
+    async def segment(self, plan: SegmentPlan, urgency: Urgency) -> Path:
+        path = await super().segment(plan, urgency)
+        self.segments.put_nowait(path)
+        return path
 
 
 class Scene:
@@ -53,27 +68,32 @@ class Scene:
         return pack_name(plan.contents[key].data[0].pack)
 
     @asynccontextmanager
-    async def restorer(self) -> AsyncIterator[Restorer]:
+    async def restorer(self, *, loaded: bool = True) -> AsyncIterator[Restorer]:
         down = self.directory / "down"
         down.mkdir()
         store = FaultyStore(LocalStore(self.directory / "store"), self.script)
+        self.downloads = WatchedDownloads(store, down, self.slots)
         async with connected(self.agent, self.directory) as client:
-            yield Restorer(
+            restorer = Restorer(
                 client,
-                Downloads(store, down, self.slots),
+                self.downloads,
                 Plan(self.root),
                 self.status,
                 demand_timeout=self.demand_timeout,
                 on_lost=self.lost.put_nowait,
             )
+            if loaded:
+                restorer.loaded()
+            yield restorer
         await store.close()
         # Whatever happened, nothing stays staged.
         assert list(down.iterdir()) == []
         assert self.slots._staged == 0
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Restorer]:
+    async def running(self, *, calm: bool = True) -> AsyncIterator[Restorer]:
         async with self.restorer() as restorer:
+            restorer.build_runs(running=not calm)
             task = asyncio.create_task(restorer.run())
             await asyncio.sleep(0)
             try:
@@ -210,9 +230,34 @@ async def test_a_demand_for_a_stranger_loses_the_root(scene: Scene) -> None:
         assert await scene.lost.get() == "e is asked for but not part of the restored generation"
 
 
+async def test_what_is_downloaded_before_the_agent_has_loaded_waits_for_it(scene: Scene) -> None:
+    await scene.publish()
+    async with scene.restorer(loaded=False) as restorer:
+        task = asyncio.create_task(restorer.run())
+        for _ in range(3):
+            await scene.downloads.segments.get()
+        assert not scene.agent.order
+        restorer.loaded()
+        await scene.fetched(5)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert len(scene.agent.filled) == 5
+
+
+async def test_a_restore_that_ends_before_the_agent_has_loaded_leaves_nothing(scene: Scene) -> None:
+    await scene.publish()
+    async with scene.restorer(loaded=False) as restorer:
+        task = asyncio.create_task(restorer.run())
+        for _ in range(3):
+            await scene.downloads.segments.get()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert not scene.agent.order
+
+
 async def test_complete_fetches_what_is_wanted_and_only_that(scene: Scene) -> None:
     await scene.publish()
-    async with scene.restorer() as restorer:
+    async with scene.running(calm=False) as restorer:
         await restorer.complete(lambda key: key.is_blob)
         assert list(scene.agent.filled) == [BLOB]
         await restorer.complete(lambda _: True)
@@ -222,8 +267,8 @@ async def test_complete_fetches_what_is_wanted_and_only_that(scene: Scene) -> No
 async def test_complete_says_what_cannot_be_had(scene: Scene) -> None:
     await scene.publish()
     scene.agent.corrupt["c"] = 99
-    async with scene.restorer() as restorer:
-        # Neither wrapped in a group nor left waiting for what is held.
-        scene.agent.held["d"] = asyncio.Event()
+    # Neither wrapped in a group nor left waiting for what is held.
+    scene.agent.held["d"] = asyncio.Event()
+    async with scene.running(calm=False) as restorer:
         with pytest.raises(CorruptObject, match="c could not be restored"):
             await restorer.complete(lambda _: True)

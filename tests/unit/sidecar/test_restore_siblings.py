@@ -154,6 +154,7 @@ class Scene:
             demand_timeout=60,
             on_lost=self.lost.append,
         )
+        self.restorer.loaded()
 
     def _chunk(self, pack: int) -> int:
         number = len(self.root.chunk_packs)
@@ -289,6 +290,9 @@ async def test_complete_restores_both(tmp_path: Path, local: bool) -> None:  # n
     if local:
         scene.agent.unlinkable = 4
     scene.gate.set()
+    running = asyncio.create_task(scene.restorer.run())
     async with asyncio.timeout(20):
         await scene.restorer.complete(lambda _: True)
+    running.cancel()
+    await asyncio.wait([running])
     assert scene.agent.headers() == [("a", ""), ("b", "a")]
