@@ -14,7 +14,7 @@ import structlog
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.catalog import Catalog
-from buildsvc.errors import BuildsvcError, EnvironmentUnfit
+from buildsvc.errors import BuildsvcError
 from buildsvc.store.contract import Store
 from sidecar.agentclient import AgentClient
 from sidecar.buildkit import BuildFinished, BuildKit, BuildStarted
@@ -30,6 +30,7 @@ from sidecar.restore import Restorer
 from sidecar.settings import Settings
 from sidecar.status import Status
 from sidecar.timeline import Kind, Span
+from sidecar.userns import EndedEarly
 
 log = structlog.get_logger(__name__)
 
@@ -98,6 +99,7 @@ class Epoch:
 
         Raises:
             EnvironmentUnfit: rootless containers do not work here; the text says what is missing.
+            EndedEarly: namespace or agent ended, and nobody said why.
         """
         await self._namespace.start()
         self._watching = asyncio.create_task(self._watch_namespace(), name="namespace events")
@@ -398,7 +400,10 @@ async def _awaited(task: asyncio.Task[None]) -> None:
     await task
 
 
-def _no_agent(reason: str) -> EnvironmentUnfit:
-    return EnvironmentUnfit(
-        f"the agent does not start: {reason}", advice="see logs/daemon.log in the root"
+def _no_agent(reason: str) -> EndedEarly:
+    return EndedEarly(
+        "the agent does not start",
+        expected=f"an answer within {_AGENT_WITHIN:g} s",
+        found=reason,
+        advice="see logs/daemon.log in the root",
     )

@@ -40,7 +40,8 @@ from sidecar.settings import Settings
 from sidecar.status import Generation, Phase, Status
 from sidecar.timeline import Kind
 from sidecar.tls import Certificates, needs_tls
-from sidecar.userns import network_mode
+from sidecar.userns import EndedEarly, network_mode
+from sidecar.versions import BUILDKIT_VERSION
 
 log = structlog.get_logger(__name__)
 
@@ -135,10 +136,17 @@ class Lifecycle:
         sweeping = asyncio.ensure_future(self._sweep(left))
         number = next_number(left)
         cold = ""
+        again = False
         try:
             while not self._stop.is_set():
                 paths = epoch_paths(self._root.path, number)
-                cold = await self._epoch(number, paths, cold)
+                try:
+                    cold = await self._epoch(number, paths, cold)
+                except EndedEarly as problem:
+                    if again:
+                        raise
+                    again = True
+                    log.warning("making the namespace once more", reason=str(problem))
                 number += 1
                 await sweeping
                 sweeping = asyncio.ensure_future(self._sweep([paths.base]))
@@ -203,15 +211,25 @@ class Lifecycle:
                 await self._serve(epoch)
         except Lost as lost:
             if epoch.restored is None and not epoch.admitted:
-                raise EnvironmentUnfit(
-                    f"buildkitd does not start on an empty root: {lost}",
-                    advice=f"see {self._root.path / 'logs' / 'daemon.log'}",
-                ) from lost
+                raise await self._no_daemon(lost) from lost
             return self._lost(number, str(lost), admitted=epoch.admitted)
         else:
             return ""
         finally:
             await epoch.close(_STOP_WITHIN / 2)
+
+    async def _no_daemon(self, lost: Lost) -> EnvironmentUnfit:
+        program = self._settings.program("buildkitd")
+        try:
+            version = await asyncio.shield(self._version)
+        except EnvironmentUnfit as unfit:
+            return unfit
+        return EnvironmentUnfit(
+            "buildkitd does not start on an empty root",
+            expected=f"buildkitd {BUILDKIT_VERSION}, which the sidecar is made for",
+            found=f"{program}, which says that it is {version}; {lost}",
+            advice=f"see {self._root.path / 'logs' / 'daemon.log'}",
+        )
 
     async def _unless_stopped(self, starting: Coroutine[object, object, None]) -> bool:
         """Run it to its end, unless ``stop`` comes first; tell whether it ended."""

@@ -101,9 +101,11 @@ def command(options: NamespaceOptions, descriptors: Descriptors) -> list[str]:
 class Rootlesskit:
     """A rootlesskit that was started, and the namespace that it made."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log: Path, begins: int) -> None:
+        """The log's bytes before `begins` are an earlier namespace's."""
         self._process = process
         self._log = log
+        self._log_begins = begins
         self._namespace: int | None = None
 
     @property
@@ -136,7 +138,8 @@ class Rootlesskit:
         """The end of the log."""
         try:
             with self._log.open("rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_TAIL))
+                end = os.fstat(file.fileno()).st_size
+                file.seek(max(self._log_begins, end - _LOG_TAIL))
                 return file.read().decode(errors="replace").strip()
         except OSError as error:
             return f"no log: {error.strerror}"
@@ -168,6 +171,7 @@ async def start_guard(options: NamespaceOptions, control: socket.socket) -> Root
         try:
             options.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             log = passed.enter_context(options.log.open("ab", buffering=0))
+            begins = log.tell()
         except OSError as error:
             raise CannotCreate(f"cannot create {error.filename}: {error.strerror}") from error
         process = await asyncio.create_subprocess_exec(
@@ -180,4 +184,4 @@ async def start_guard(options: NamespaceOptions, control: socket.socket) -> Root
             # Ctrl-C in a terminal is for the sidecar alone.
             start_new_session=True,
         )
-    return Rootlesskit(process, options.log)
+    return Rootlesskit(process, options.log, begins)

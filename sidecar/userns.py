@@ -12,7 +12,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from buildsvc.errors import EnvironmentUnfit
 
@@ -122,59 +122,112 @@ def _user() -> tuple[str, str]:
         ) from None
 
 
+class EndedEarly(EnvironmentUnfit):
+    """What was being started ended without saying of what: perhaps it was killed."""
+
+
+class _Cause(NamedTuple):
+    """How to know from rootlesskit's words what it failed of, and what to say then."""
+
+    pattern: str
+    message: str
+    expected: str
+    advice: str
+
+
+_OUTSIDE = _Cause(
+    "",
+    "the subordinate ids are not there in the user namespace that the sidecar runs in",
+    "ranges in /etc/subuid and /etc/subgid within /proc/self/uid_map and /proc/self/gid_map",
+    "name ids that exist: in a pod with hostUsers: false such as USER:1001:60000",
+)
 _KNOWN = (
-    (
-        r"(?i)no subuid|no subgid|subid ranges",
+    _Cause(
+        r"(?i)no sub[ug]id|sub[ug]id ranges|open /etc/sub[ug]id",
         "the user has no subordinate ids",
-        "add a line for it to /etc/subuid and /etc/subgid",
+        "a line USER:100000:65536 in /etc/subuid and in /etc/subgid",
+        "add a line for the user to /etc/subuid and /etc/subgid",
     ),
-    (
+    _Cause(
         r"new[ug]idmap.*(failed|exit status|not permitted)",
         "newuidmap or newgidmap may not write the id maps",
+        "programs that may set the ids of others",
         (
             "make them setuid root or give them cap_setuid and cap_setgid, on a file system "
             "without nosuid; in Kubernetes, allowPrivilegeEscalation must not be false"
         ),
     ),
-    (
+    _Cause(
         r"failed to start the child: .*(operation not permitted|permission denied)",
         "user namespaces may not be made here",
+        "a container that may call clone(2) and unshare(2) with CLONE_NEWUSER",
         (
             "allow them: seccomp and AppArmor unconfined for the container, and "
             "kernel.apparmor_restrict_unprivileged_userns=0 on the host"
         ),
     ),
-    (
+    _Cause(
         r"failed to start the child: .*no space left",
         "the limit of user namespaces is reached",
+        "room for one more",
         "raise user.max_user_namespaces",
     ),
-    (
+    _Cause(
         r"(?i)/dev/net/tun|failed to setup network|slirp4netns",
         "the network namespace could not be connected",
+        "a network namespace with slirp4netns in it",
         "provide /dev/net/tun and slirp4netns, or use the host's network with TLS",
     ),
-    (
+    _Cause(
         r"addresses to deny",
         "the addresses to deny could not be made unreachable",
+        "networks that a route can be set for",
         "check --deny-cidr",
     ),
-    (
+    _Cause(
         r"(?i)another RootlessKit is running",
         "the state directory is in use",
+        "a root of its own for each sidecar",
         "wait until the other sidecar on this root has ended",
     ),
 )
 
 
 def explain(log: str) -> EnvironmentUnfit:
-    """The error for a rootlesskit that ended before its guard spoke; `log` is what it said."""
-    for pattern, message, advice in _KNOWN:
-        if re.search(pattern, log):
+    """The error for a rootlesskit that ended before its guard spoke; `log` is what it said.
+
+    EndedEarly when that explains nothing.
+    """
+    found = "\n".join(line for line in log.splitlines() if "level=warning" not in line)
+    for cause in _KNOWN:
+        if re.search(cause.pattern, log):
+            known = cause if _can_be_mapped(log) else _OUTSIDE
             return EnvironmentUnfit(
-                f"the user namespace could not be made: {message}", found=log, advice=advice
+                f"the user namespace could not be made: {known.message}",
+                expected=known.expected,
+                found=found,
+                advice=known.advice,
             )
-    return EnvironmentUnfit("the user namespace could not be made", found=log or "no message")
+    return EndedEarly(
+        "the user namespace could not be made",
+        expected="a rootlesskit that goes on running",
+        found=found or "it ended without a message",
+        advice="see whether something kills processes here, such as a limit of memory",
+    )
+
+
+def _can_be_mapped(log: str) -> bool:
+    """Whether the ids that newuidmap or newgidmap was asked for exist in our own namespace."""
+    asked = re.search(r"new([ug])idmap \d+ \[([\d ]+)\]", log)
+    if asked is None:
+        return True
+    with open(f"/proc/self/{asked[1]}id_map", encoding="ascii") as file:
+        ours = [[int(word) for word in line.split()] for line in file]
+    numbers = [int(word) for word in asked[2].split()]
+    return all(
+        any(first <= start and start + count <= first + length for first, _, length in ours)
+        for start, count in zip(numbers[1::3], numbers[2::3], strict=True)
+    )
 
 
 def identity(pid: int) -> int:

@@ -167,10 +167,16 @@ class Pod:
     """One sidecar. Leave the context, and it is killed and its root deleted."""
 
     def __init__(
-        self, root: Path, *flags: str | Path, env: Mapping[str, str] | None = None
+        self,
+        root: Path,
+        *flags: str | Path,
+        env: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
+        """``prefix``: what the command line begins with, such as a program that runs another."""
         self.root = root
         self.flags = flags
+        self._prefix = prefix
         self.env = environment(env)
         self.logs = root.with_name(f"{root.name}.log")
         self._builds = 0
@@ -197,7 +203,7 @@ class Pod:
         self.root.parent.mkdir(parents=True, exist_ok=True)
         with self.logs.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "sidecar", "run", *flags, *given,
+                *self._prefix, sys.executable, "-m", "sidecar", "run", *flags, *given,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from buildsvc.errors import EnvironmentUnfit
 from perf.host import scratch, scratch_base
 from tests.integration.objects import Objects, Request, objects, undisturbed
 from tests.integration.processes import VICTIMS, Remains, kill_one
@@ -38,8 +37,6 @@ _NODE_FAILS = 0.4
 _ROOM = 2 << 30
 #: Workers are replaced and a task is done again: nobody may notice their death.
 _UNNOTICED = frozenset({"unpacker", "packer"})
-#: Without them there is no user namespace with an agent in it.
-_NAMESPACE = frozenset({"rootlesskit", "guard", "agent"})
 
 
 @dataclass(frozen=True)
@@ -334,15 +331,7 @@ async def _story(lane: Lane, pod: Pod, fate: Fate) -> None:
     early = fate.point.moment.phase == "restore"
     if early:
         fate.arm()
-    try:
-        await pod.ready()
-    except AssertionError:
-        if not fate.struck or fate.point.victim not in _NAMESPACE:
-            raise
-        # It died while it was made, as on a machine that cannot have one: the pod is restarted.
-        assert await pod.ended() == EnvironmentUnfit.exit_code
-        lane.again = pod.root
-        return
+    await pod.ready()
     if fate.struck:
         await _build(lane, pod, fate)
     else:

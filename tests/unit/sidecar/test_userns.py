@@ -7,6 +7,7 @@ import pytest
 
 from buildsvc.errors import EnvironmentUnfit
 from sidecar import userns
+from sidecar.userns import EndedEarly
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,15 +37,30 @@ if TYPE_CHECKING:
             "could not be connected",
         ),
         ("guard: addresses to deny: [Errno 17] cannot deny 10.0.2.0/24", "--deny-cidr"),
-        ("something nobody foresaw", "something nobody foresaw"),
-        ("", "no message"),
     ],
 )
 def test_what_rootlesskit_says_is_explained(log: str, message: str) -> None:
+    warning = 'time="2026-11-21T17:23:39Z" level=warning msg="unsupported"'
+    error = userns.explain(f"{warning}\n{log}")
+    assert type(error) is EnvironmentUnfit
+    for words in (message, f"found: {log}", "expected: ", "what to do: "):
+        assert words in str(error)
+    assert "unsupported" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [("something nobody foresaw", "something nobody foresaw"), ("", "without a message")],
+)
+def test_an_end_that_nobody_explains_may_be_tried_again(log: str, message: str) -> None:
     error = userns.explain(log)
-    assert isinstance(error, EnvironmentUnfit)
+    assert type(error) is EndedEarly
     assert message in str(error)
-    assert log in str(error)
+
+
+def test_ids_that_do_not_exist_here_are_told_from_missing_rights() -> None:
+    log = "newuidmap 42 [0 0 1 1 4294967000 65536] failed: newuidmap: write to uid_map failed"
+    assert "/proc/self/uid_map" in str(userns.explain(log))
 
 
 def program(directory: Path, name: str) -> None:
