@@ -20,7 +20,7 @@ from typing import Any, Literal
 import structlog
 
 from buildsvc.cache.generations import GenerationLog
-from buildsvc.errors import BuildsvcError, EnvironmentUnfit, UsageError
+from buildsvc.errors import BuildsvcError, CannotCreate, EnvironmentUnfit, UsageError
 from buildsvc.store.contract import Store
 from sidecar import cachestore, rootdir
 from sidecar.agent.routes import METADATA
@@ -140,6 +140,7 @@ class Lifecycle:
         try:
             while not self._stop.is_set():
                 paths = epoch_paths(self._root.path, number)
+                await self._make(paths, sweeping)
                 try:
                     cold = await self._epoch(number, paths, cold)
                 except EndedEarly as problem:
@@ -197,10 +198,30 @@ class Lifecycle:
             if status:
                 log.warning("an old root could not be deleted", status=status)
 
+    async def _make(self, paths: EpochPaths, sweeping: asyncio.Future[None]) -> None:
+        """Make the directories of an epoch and what is in them from the start.
+
+        Raises:
+            CannotCreate: there is no room, even without what earlier epochs left.
+        """
+        try:
+            await asyncio.to_thread(rootdir.expect_room, self._root.path)
+        except CannotCreate:
+            await sweeping
+            await asyncio.to_thread(rootdir.expect_room, self._root.path)
+        try:
+            await asyncio.to_thread(paths.make)
+            await asyncio.to_thread(self._launch.write_config, paths)
+        except OSError as problem:
+            raise CannotCreate(
+                f"{paths.base} cannot be made",
+                expected="a directory that this user can write, on a disk with room",
+                found=problem.strerror or str(problem),
+                advice="make room, or choose another directory with --root",
+            ) from problem
+
     async def _epoch(self, number: int, paths: EpochPaths, cold: str) -> str:
         """Run one epoch to its end; return why the next one must be cold, empty after ``stop``."""
-        await asyncio.to_thread(paths.make)
-        await asyncio.to_thread(self._launch.write_config, paths)
         self._status.epoch = number
         namespace = Namespace(self._namespace_options(paths))
         epoch = Epoch(
@@ -334,6 +355,9 @@ class Lifecycle:
                 number = found.generation.number
                 log.warning("generation not used", generation=number, reason=str(problem))
                 raise
+            except OSError as problem:
+                self._status.failed(problem)
+                raise Cold("no-room", f"the databases cannot be written: {problem}") from problem
 
         return await locate(self._store, keys.all, fetched)
 

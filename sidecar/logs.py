@@ -12,6 +12,7 @@ import queue
 import sys
 from collections import deque
 from collections.abc import MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -116,7 +117,7 @@ class Logs:
         directory = self._options.directory
         if directory is not None:
             private_directory(directory)
-            file = logging.handlers.RotatingFileHandler(
+            file = _File(
                 directory / "sidecar.log",
                 maxBytes=_FILE_BYTES,
                 backupCount=_FILES_KEPT,
@@ -175,6 +176,17 @@ class _Terminal(logging.Handler):
         except (OSError, ValueError):
             # Nobody reads any more: the file and the ring still have it.
             return
+
+
+class _File(logging.handlers.RotatingFileHandler):
+    """Loses lines on a full disk without a word: standard error and the ring have them."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        del record
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 class _Ring(logging.Handler):

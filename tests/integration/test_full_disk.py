@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from tests.integration.sidecars import command
 pytestmark = pytest.mark.integration
 
 
-async def test_no_room_for_the_root(directory: Path) -> None:
-    async with machine(directory / "disk", "4096") as full:
+@pytest.mark.parametrize("size", ["4k", "1m"])
+async def test_no_room_for_the_root(directory: Path, size: str) -> None:
+    async with machine(directory / "disk", size) as full:
         ended = await command(
             *full.enter, sys.executable, "-m", "sidecar", "run", f"--root={full.inside}/root",
             "--listen=127.0.0.1:0", "--http-listen=off", "--log-format=human",
         )  # fmt: skip
     assert ended.code == 73
-    assert "No space left on device" in ended.err
-    assert "what to do:" in ended.err
+    assert re.search("found: (No space left on device|.* KiB)", ended.err)
+    for word in ("expected:", "what to do:"):
+        assert word in ended.err
+    assert "Traceback" not in ended.err

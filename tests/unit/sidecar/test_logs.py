@@ -140,3 +140,14 @@ def test_secrets_by_name() -> None:
         "cache_key": "main",
         "error": f"at http://{MASK}@c",
     }
+
+
+def test_a_full_disk_costs_the_file_its_lines_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sidecar.log").symlink_to("/dev/full")
+    with Logs(LogOptions("json", "info", tmp_path)) as logs:
+        structlog.get_logger("x").info("one")
+        structlog.get_logger("x").info("two")
+    assert [line["event"] for line in lines(capsys.readouterr().err)] == ["one", "two"]
+    assert len(logs.recent()) == 2
