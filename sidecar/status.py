@@ -33,6 +33,7 @@ ColdReason = Literal[
     "corrupt",
     "corrupt-databases",
     "time-out",
+    "no-room",
     "daemon-refused",
     "root-lost",
 ]
