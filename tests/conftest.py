@@ -32,6 +32,8 @@ _HARMLESS = (
     ("os.unlink", "sidecar/agent/packing.py", "release"),
     ("os.stat", "sidecar/userns.py", "check"),
     ("os.access", "sidecar/userns.py", "check"),
+    ("os.stat", "sidecar/settings.py", "program"),
+    ("os.access", "sidecar/settings.py", "program"),
     ("io.TextIOWrapper.read", "sidecar/userns.py", "_check_kernel"),
     ("os.mkdir", "sidecar/rootlesskit.py", "start_guard"),
     ("io.BufferedReader.read", "sidecar/rootlesskit.py", "said"),

@@ -1,0 +1,296 @@
+"""One root from start to end: when it is given up, and what is answered by starting again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import pytest_asyncio
+
+from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
+from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache.generations import Generation
+from buildsvc.errors import EnvironmentUnfit
+from sidecar.epoch import Epoch, Lost
+from sidecar.guardclient import NamespaceLostError, StartError
+from sidecar.launch import Launch
+from sidecar.locate import Found
+from sidecar.paths import EpochPaths
+from sidecar.settings import Settings
+from sidecar.status import Advice, Status
+from sidecar.timeline import Kind
+from tests.unit.cache.fakes import MemoryStore
+from tests.unit.sidecar.fakeagent import generation
+from tests.unit.sidecar.fakenamespace import FakeNamespace
+from tests.unit.sidecar.test_locate import MINE
+
+
+class Scene:
+    """An epoch in a namespace that a test plays."""
+
+    def __init__(self, settings: Settings, launch: Launch, paths: EpochPaths) -> None:
+        self.paths = paths
+        self.namespace = FakeNamespace(paths)
+        self.status = Status()
+        self.store = MemoryStore()
+        self.epoch = Epoch(
+            settings, paths, self.namespace, launch, store=self.store, status=self.status
+        )
+
+    async def load(self) -> None:
+        """Restore a generation of one layer."""
+        packs = self.paths.base / "packs"
+        await asyncio.to_thread(packs.mkdir)
+        root = await generation(self.store, packs, {"layer": b"L" * 100}, used=("layer",))
+        found = Found(MINE, Generation(cache_pb2.Head(number=1), b""), root)
+        ready = await self.epoch.fetch(found)
+        self.epoch.prefetch(ready)
+        await self.epoch.load(ready)
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        await self.epoch.open()
+        async with self.epoch.serving():
+            await self.epoch.start_daemon()
+            yield
+
+    async def begins(self, ref: str) -> None:
+        """A build begins, and the epoch has seen it."""
+        self.namespace.daemon.begins(ref)
+        await self.status.until(lambda status: any(span.name == ref for span in status.timeline))
+
+    async def died_and_answers_again(self, status: int = -9) -> None:
+        """The daemon alone dies, and the one after it has answered."""
+        before = self._answers()
+        await self.namespace.daemon_dies(status)
+        await self.status.until(lambda _: self._answers() > before)
+
+    def _answers(self) -> int:
+        spans = (span for span in self.status.timeline if span.kind is Kind.DAEMON)
+        return sum(span.outcome == "ok" for span in spans)
+
+
+@pytest.fixture
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Below a path that is short enough for sockets."""
+    directory = tmp_path_factory.mktemp("e")
+    (directory / "buildkitd").touch(mode=0o755)
+    values = {"root": directory, "tools_dir": directory, "publish": "never", "demand_timeout": 1}
+    return Settings.model_validate(values)
+
+
+@pytest.fixture
+def launch(settings: Settings) -> Launch:
+    return Launch(settings, {}, None)
+
+
+@pytest.fixture
+def paths(settings: Settings) -> EpochPaths:
+    made = EpochPaths(settings.root / "epoch-1")
+    made.make()
+    return made
+
+
+@pytest_asyncio.fixture
+async def scene(settings: Settings, launch: Launch, paths: EpochPaths) -> AsyncIterator[Scene]:
+    it = Scene(settings, launch, paths)
+    yield it
+    await it.epoch.close(0)
+
+
+async def test_an_agent_that_cannot_be_started(scene: Scene) -> None:
+    scene.namespace.agent_starts = False
+    with pytest.raises(EnvironmentUnfit, match=r"agent does not start.*no such program"):
+        await scene.epoch.open()
+
+
+async def test_an_agent_that_dies_before_it_answers(scene: Scene) -> None:
+    scene.namespace.agent_answers = False
+    with pytest.raises(EnvironmentUnfit, match=r"agent does not start.*died"):
+        await scene.epoch.open()
+
+
+async def test_clients_depend_on_a_daemon_that_has_answered(scene: Scene) -> None:
+    await scene.epoch.open()
+    before = scene.epoch.admitted
+    await scene.epoch.start_daemon()
+    assert (before, scene.epoch.admitted) == (False, True)
+    assert not scene.epoch.lost.done()
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (1, "status 1 at its start"),
+        (StartError("start-daemon: no such program"), "no such program"),
+        (NamespaceLostError("the guard did not answer"), "did not answer"),
+    ],
+)
+async def test_a_daemon_that_does_not_start_loses_the_root(
+    scene: Scene, end: int | Exception, reason: str
+) -> None:
+    scene.namespace.daemons = [end]
+    await scene.epoch.open()
+    with pytest.raises(Lost, match=reason):
+        await scene.epoch.start_daemon()
+    assert not scene.epoch.admitted
+
+
+async def test_an_agent_that_dies_while_the_daemon_starts(scene: Scene) -> None:
+    await scene.epoch.open()
+    await scene.namespace.agent_dies()
+    with pytest.raises(Lost):
+        await scene.epoch.start_daemon()
+    assert not scene.epoch.admitted
+
+
+async def test_what_the_agent_refuses_has_spoilt_the_root(scene: Scene) -> None:
+    scene.namespace.agent.load_fails = "a parent is missing"
+    await scene.epoch.open()
+    with pytest.raises(Lost, match="a parent is missing"):
+        await scene.load()
+    # No cold daemon may be started on it.
+    assert scene.epoch.restored is not None
+
+
+async def test_where_leases_do_not_work_blobs_are_needed_first(scene: Scene) -> None:
+    await scene.epoch.open()
+    assert not scene.epoch.needs_blobs
+    scene.namespace.agent.loaded = agent_pb2.LoadResponse(leases_unavailable="no such call")
+    await scene.load()
+    assert scene.epoch.needs_blobs
+
+
+async def test_a_complete_restore_that_cannot_be_completed(scene: Scene) -> None:
+    scene.namespace.agent.refused = {"layer"}
+    await scene.epoch.open()
+    await scene.load()
+    with pytest.raises(Lost, match="layer"):
+        await scene.epoch.complete(lambda _: True)
+
+
+async def test_a_daemon_is_started_again_on_the_same_root(scene: Scene) -> None:
+    async with scene.serving():
+        for number in (1, 2):
+            await scene.begins(f"build-{number}")
+            await scene.died_and_answers_again()
+            await scene.begins(f"after-{number}")
+            scene.namespace.daemon.ends(f"after-{number}")
+            assert (await scene.epoch.finished.get()).ref == f"after-{number}"
+        assert not scene.epoch.lost.done()
+        assert scene.status.counts.family("builds") == {"failed": 2, "ok": 2}
+        assert scene.status.counts.plain["daemon_exits"] == 2
+    assert scene.namespace.asked.count("start") == 1
+    assert scene.namespace.asked.count("start-daemon") == 3
+
+
+async def test_a_daemon_that_keeps_dying_loses_the_root(scene: Scene) -> None:
+    async with scene.serving():
+        await scene.died_and_answers_again(-11)
+        await scene.died_and_answers_again(-11)
+        await scene.namespace.daemon_dies(-11)
+        assert "3 times, now with status -11" in await scene.epoch.lost
+    assert scene.namespace.asked.count("start-daemon") == 3
+
+
+async def test_a_daemon_that_does_not_come_back_loses_the_root(scene: Scene) -> None:
+    scene.namespace.daemons = [None, 4]
+    async with scene.serving():
+        await scene.namespace.daemon_dies()
+        assert "status 4 at its start" in await scene.epoch.lost
+
+
+async def test_a_build_of_a_daemon_that_died_is_told_so(scene: Scene) -> None:
+    async with scene.serving():
+        await scene.begins("build")
+        await scene.died_and_answers_again()
+        (span,) = (span for span in scene.status.timeline if span.name == "build")
+        assert (span.outcome, span.attributes["error"]) == ("failed", "buildkitd died")
+        assert scene.status.advice is Advice.BUILD_FAILED
+
+
+async def test_the_agents_death_loses_the_root(scene: Scene) -> None:
+    async with scene.serving():
+        await scene.namespace.agent_dies()
+        assert await scene.epoch.lost
+        assert scene.epoch.admitted
+    # Nothing is started again in a namespace that is gone, and nothing stopped.
+    await scene.epoch.close(5)
+    assert "stop-daemon 5" not in scene.namespace.asked
+
+
+async def test_a_root_that_the_agent_gives_up(scene: Scene) -> None:
+    async with scene.serving():
+        scene.namespace.agent.happens.put_nowait(agent_pb2.Event(lost="a lease broke"))
+        assert await scene.epoch.lost == "a lease broke"
+
+
+async def test_a_demand_for_what_was_never_restored_loses_the_root(scene: Scene) -> None:
+    await scene.epoch.open()
+    await scene.load()
+    async with scene.epoch.serving():
+        await scene.epoch.start_daemon()
+        key = agent_pb2.ObjectId(kind=agent_pb2.OBJECT_KIND_SNAPSHOT, name="other")
+        scene.namespace.agent.happens.put_nowait(agent_pb2.Event(demand=key))
+        assert "other" in await scene.epoch.lost
+
+
+async def test_what_is_restored_is_prefetched_while_builds_are_served(scene: Scene) -> None:
+    await scene.epoch.open()
+    await scene.load()
+    async with scene.epoch.serving():
+        await scene.status.until(lambda status: status.counts.objects()["fetched"] == 1)
+    assert scene.namespace.agent.filled == {"layer": b"L" * 100}
+
+
+async def test_what_earlier_pods_built_is_no_news(scene: Scene) -> None:
+    scene.namespace.daemon.remembers("old", seconds_ago=3600)
+    # A client in the backlog may be quicker than our first question.
+    scene.namespace.daemon.remembers("new", seconds_ago=-60)
+    async with scene.serving():
+        assert await scene.epoch.active_builds() == frozenset()
+        assert (await scene.epoch.finished.get()).ref == "new"
+        assert scene.epoch.finished.empty()
+
+
+async def test_a_build_ends_once_however_often_it_is_told(scene: Scene) -> None:
+    async with scene.serving():
+        await scene.begins("build")
+        scene.namespace.daemon.ends("build", error="exit code: 1")
+        # Asked before the daemon's event has come.
+        await scene.epoch.active_builds()
+        scene.namespace.daemon.tells_again()
+        await scene.begins("next")
+        assert (await scene.epoch.finished.get()).error == "exit code: 1"
+        assert scene.epoch.finished.empty()
+        assert scene.status.counts.family("builds") == {"failed": 1}
+
+
+async def test_idle_is_when_the_last_build_has_ended(scene: Scene) -> None:
+    async with scene.serving():
+        await scene.begins("one")
+        await scene.begins("two")
+        idle = asyncio.create_task(scene.epoch.idle())
+        scene.namespace.daemon.ends("one")
+        await scene.status.until(lambda status: status.counts.family("builds")["ok"] == 1)
+        assert not idle.done()
+        scene.namespace.daemon.ends("two")
+        await idle
+
+
+async def test_a_daemon_that_is_gone_has_no_builds(scene: Scene) -> None:
+    await scene.epoch.open()
+    await scene.epoch.start_daemon()
+    scene.namespace.daemon.begins("build")
+    await scene.namespace.daemon_dies()
+    assert await scene.epoch.active_builds() == frozenset()
+
+
+async def test_the_daemon_is_stopped_before_the_namespace(scene: Scene) -> None:
+    async with scene.serving():
+        pass
+    await scene.epoch.close(5)
+    assert scene.namespace.asked[-2:] == ["stop-daemon 5", "close"]
+    assert scene.status.counts.plain["daemon_exits"] == 0
