@@ -10,6 +10,7 @@ from pathlib import Path
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache import trees
+from buildsvc.cache.roots import ChunkTable
 from buildsvc.errors import CorruptObject
 from sidecar.agent import bolt
 
@@ -49,23 +50,22 @@ def copy(root: Path, into: Path) -> int:
     return copied
 
 
-def lay(tree: bytes, digests: bytes, content: bytes, root: Path) -> None:
+def lay(tree: bytes, content: bytes, generation: cache_pb2.Root, root: Path) -> None:
     """Write restored databases into buildkitd's root, all of them or none.
 
     They belong to root inside the namespace, which is the user that the sidecar runs as.
 
     Args:
         tree: the serialised Tree.
-        digests: of the chunks that ``content`` is made of (32 bytes each, concatenated).
-        content: the verified chunks, one after another.
+        content: the verified chunks of its content, one after another.
+        generation: whose databases they are.
         root: buildkitd's root, empty.
 
     Raises:
         CorruptObject: the tree is not valid, is of other chunks, or has something else in it.
     """
     parsed = trees.parse(tree)
-    if parsed.chunk_digests != digests or sum(parsed.chunk_lengths) != len(content):
-        raise CorruptObject("the databases' tree does not belong to their content")
+    ChunkTable(generation).check_tree(generation.databases, parsed)
     starts = list(accumulate(parsed.chunk_lengths, initial=0))
     known = {os.fsencode(name) for name in (*_BOLT, WORKER_ID)}
     files = [entry for entry in parsed.entries if not stat.S_ISDIR(entry.mode)]

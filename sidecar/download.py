@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import ParamSpec
 
 from buildsvc.cache import chunks
 from buildsvc.cache.roots import Location
 from buildsvc.store.contract import Store
 from sidecar.segments import SegmentPlan, cut
+
+P = ParamSpec("P")
 
 #: 0 demand, 1 trace, 2 rest; asked again each time a slot is free, since a prefetched
 #: object may be demanded while its segments wait.
@@ -110,9 +113,28 @@ class Downloads:
             CorruptObject: a chunk is not what its name says.
             StoreError: the store does not have it or does not answer.
         """
-        indexed = list(enumerate(locations))
-        parts: dict[int, bytes] = {}
-        for plan in cut(indexed):
+        parts = {index: data async for index, data in self._verified(locations, urgency)}
+        return b"".join(parts[index] for index in sorted(parts))
+
+    async def content_file(self, locations: Sequence[Location], urgency: Urgency) -> Path:
+        """Like ``content``, into a staged file that the agent unlinks, a segment at a time."""
+        path = self._staging / f"content-{next(self._names)}"
+        starts = list(itertools.accumulate((at.length for at in locations), initial=0))
+        try:
+            await _finished(path.touch, 0o600, exist_ok=False)
+            async with aclosing(self._verified(locations, urgency)) as verified:
+                async for index, data in verified:
+                    await _finished(_write_at, path, data, starts[index])
+        except BaseException:
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+            raise
+        return path
+
+    async def _verified(
+        self, locations: Iterable[Location], urgency: Urgency
+    ) -> AsyncGenerator[tuple[int, bytes], None]:
+        """Download the chunks and yield each with its place among them."""
+        for plan in cut(list(enumerate(locations))):
             async with self._slots.download(plan.size, urgency):
                 got = [
                     await self._store.get_range(part.name, part.start, part.length)
@@ -122,23 +144,10 @@ class Downloads:
             buffer = b"".join(got)
             for chunk in plan.chunks:
                 stored = buffer[chunk.offset : chunk.offset + chunk.stored]
-                parts[chunk.chunk] = await asyncio.to_thread(
-                    chunks.decode, stored, chunk.length, chunk.digest
+                yield (
+                    chunk.chunk,
+                    await asyncio.to_thread(chunks.decode, stored, chunk.length, chunk.digest),
                 )
-        return b"".join(parts[index] for index, _ in indexed)
-
-    async def content_file(self, locations: Iterable[Location], urgency: Urgency) -> Path:
-        """Like ``content``, into a staged file that the agent unlinks."""
-        data = await self.content(locations, urgency)
-        path = self._staging / f"content-{next(self._names)}"
-        writing = asyncio.ensure_future(asyncio.to_thread(path.write_bytes, data))
-        try:
-            await asyncio.shield(writing)
-        except BaseException:
-            await asyncio.wait([writing])
-            await asyncio.to_thread(path.unlink, missing_ok=True)
-            raise
-        return path
 
     async def _write(self, plan: SegmentPlan, path: Path) -> None:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
@@ -154,3 +163,19 @@ class Downloads:
             raise
         finally:
             os.close(descriptor)
+
+
+def _write_at(path: Path, data: bytes, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+
+
+async def _finished(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Call it in a thread; who is cancelled waits for its end, so that it undoes nothing later."""
+    writing = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        await asyncio.shield(writing)
+    except BaseException:
+        await asyncio.wait([writing])
+        raise

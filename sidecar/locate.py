@@ -110,8 +110,7 @@ async def loadable(found: Found, downloads: Downloads, paths: EpochPaths) -> Loa
     where = plan.databases
     tree = await downloads.content(where.tree, lambda: 0)
     content = await downloads.content(where.data, lambda: 0)
-    digests = b"".join(chunk.digest for chunk in where.data)
-    await asyncio.to_thread(databases.lay, tree, digests, content, paths.buildkit)
+    await asyncio.to_thread(databases.lay, tree, content, found.root, paths.buildkit)
     return Loadable(
         plan, downloads, agent_pb2.LoadRequest(root_path=str(root_path), lease_blobs=True)
     )

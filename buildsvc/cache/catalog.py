@@ -73,14 +73,6 @@ class Catalog:
             raise CorruptObject(f"chunk {chunk_digest.hex()} is in no pack that is known")
         return location
 
-    def digests(self) -> bytes:
-        """The digests of all chunks, concatenated: what need not be packed again."""
-        return b"".join(self._locations)
-
-    def missing(self, column: bytes) -> list[bytes]:
-        """Those of the concatenated digests that are in no pack, each once."""
-        return [one for one in dict.fromkeys(split_digests(column)) if one not in self._locations]
-
     def add_pack(
         self,
         digest: bytes,

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.chunks import DIGEST_SIZE, MAX_LENGTH, digest, inflate, split_digests
 from buildsvc.cache.packs import MAX_PACK, TRAILER_SIZE
-from buildsvc.cache.trees import MAX_TREE
+from buildsvc.cache.trees import LIMITS, ValidTree
 from buildsvc.errors import CorruptObject, UnsupportedFormat
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class ChunkTable:
         """The locations of a list of chunks, as it is in a TreeRef or a Blob."""
         return [self[chunk] for chunk in chunks]
 
-    def check_tree(self, ref: cache_pb2.TreeRef, tree: cache_pb2.Tree) -> None:
+    def check_tree(self, ref: cache_pb2.TreeRef, tree: ValidTree) -> None:
         """Checks that ``ref.data`` is the chunk table of the tree. Raises CorruptObject."""
         data = self.locate(ref.data)
         if [chunk.length for chunk in data] != list(tree.chunk_lengths) or (
@@ -213,7 +213,7 @@ def _check_parents(snapshots: dict[str, cache_pb2.Snapshot]) -> None:
 
 
 def _check_tree_ref(name: str, ref: cache_pb2.TreeRef, lengths: Sequence[int]) -> None:
-    if not ref.tree or _total(name, ref.tree, lengths) > MAX_TREE:
+    if not ref.tree or _total(name, ref.tree, lengths) > LIMITS.size:
         raise CorruptObject(f"root: {name!r}: its tree is empty or too large")
     _total(name, ref.data, lengths)
 

@@ -2,28 +2,43 @@
 
 A tree comes from the store, so whoever wrote it is not trusted with more than its content:
 nothing that passes ``parse`` names a path outside the directory, goes through a symbolic
-link, or asks for bytes that no chunk has. Entries are in depth-first order, a directory's
-whole subtree right after it, so that one stack of directories is enough to walk them.
+link, or asks for bytes that no chunk has, or for more memory than its bounds allow. Entries are
+in depth-first order, a directory's whole subtree right after it, so that one stack of directories
+is enough to walk them.
 """
 
 from __future__ import annotations
 
 import stat
-from typing import TYPE_CHECKING
-
-from google.protobuf.message import DecodeError
+from array import array
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
-from buildsvc.cache.chunks import DIGEST_SIZE, MAX_LENGTH
+from buildsvc.cache.chunks import DIGEST_SIZE, MAX_LENGTH, Buffer
+from buildsvc.cache.entries import Entries, read_fields
 from buildsvc.errors import CorruptObject
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-MAX_TREE = 32 << 20
-"""Bytes of a serialised tree: some 400,000 entries, which take four times that in memory."""
-MAX_PATH = 64 << 10
-"""Bytes of a path. More than PATH_MAX: who changes directory on the way can nest deeper."""
+
+class Limits(NamedTuple):
+    """How large a tree may be: entries, bytes serialised, and bytes of a path."""
+
+    entries: int
+    size: int
+    path: int
+
+
+LIMITS = Limits(entries=600_000, size=64 << 20, path=64 << 10)
+"""What a reader takes, and what needs at most 110 MB, the process that reads it included. Paths may
+be longer than PATH_MAX: who changes directory on the way can nest deeper."""
+MAX_CHUNKS = 1 << 17
+"""Chunks of a tree's table: 130 GB of content."""
+MAX_FILE = 0xFFFFFFFF << 12
+"""Bytes of a file, holes included: what ext4 holds, 16 TiB. Larger ones exist elsewhere, but a
+pod that cannot make one has no use for the layer."""
 MAX_TARGET = 4095
 """Bytes of a symbolic link's target (PATH_MAX without the NUL)."""
 MAX_NAME = 255
@@ -31,7 +46,7 @@ MAX_NAME = 255
 MAX_XATTR = 64 << 10
 """Bytes of an xattr's value (XATTR_SIZE_MAX)."""
 
-_MAX_FILE = (1 << 63) - 1
+_MAX_SUM = (1 << 63) - 1  # MAX_LFS_FILESIZE: bytes of all files fit a signed number of 64 bits
 _NO_ID = 0xFFFFFFFF  # chown(2) takes it for "leave it"
 _TYPES = frozenset(
     (
@@ -48,38 +63,57 @@ _DEVICES = frozenset((stat.S_IFCHR, stat.S_IFBLK))
 _DOTS = frozenset((b"", b".", b".."))
 
 
+@dataclass(frozen=True)
+class ValidTree:
+    """A serialised tree that passed all checks; its entries are parsed when they are asked for."""
+
+    chunk_digests: bytes
+    chunk_lengths: Sequence[int]
+    entries: Entries
+
+
 def serialise(tree: cache_pb2.Tree) -> bytes:
     """The bytes of a tree; equal trees have equal bytes."""
     return tree.SerializeToString(deterministic=True)
 
 
-def parse(data: bytes) -> cache_pb2.Tree:
-    """The tree in ``data``, after all checks. Raises CorruptObject."""
-    if len(data) > MAX_TREE:
-        raise CorruptObject(f"tree: {len(data)} bytes, more than {MAX_TREE}")
-    try:
-        tree = cache_pb2.Tree.FromString(data)
-    except DecodeError as error:
-        raise CorruptObject(f"tree: {error}") from error
-    validate(tree)
-    return tree
+def parse(data: Buffer) -> ValidTree:
+    """The tree in ``data``, after all checks. Raises CorruptObject that names the entry.
 
-
-def chunk_digest(tree: cache_pb2.Tree, chunk: int) -> bytes:
-    """The digest of a chunk of the tree's table."""
-    return tree.chunk_digests[chunk * DIGEST_SIZE : (chunk + 1) * DIGEST_SIZE]
-
-
-def validate(tree: cache_pb2.Tree) -> None:
-    """Checks that the tree can be materialised. Raises CorruptObject that names the entry."""
-    lengths = list(tree.chunk_lengths)
-    if len(tree.chunk_digests) != DIGEST_SIZE * len(lengths):
-        raise CorruptObject("tree: the columns of its chunk table differ in length")
-    if not all(0 < length <= MAX_LENGTH for length in lengths):
-        raise CorruptObject("tree: a chunk's length is out of range")
-    if not tree.entries:
+    It refers to the data. Beside it, a tree takes some 20 MB of memory at most while it is used,
+    and for the check 100 bytes for each entry of its largest directory.
+    """
+    if len(data) > LIMITS.size:
+        raise CorruptObject(f"tree: {len(data)} bytes, more than {LIMITS.size}")
+    digests, serialised_lengths, entries = read_fields(data, LIMITS.entries)
+    lengths = _unpack(serialised_lengths, len(digests))
+    if not entries:
         raise CorruptObject("tree: it has no root")
-    _Walk(lengths).check(tree.entries)
+    _Walk(lengths).check(entries)
+    return ValidTree(digests, lengths, entries)
+
+
+def _unpack(serialised: bytes, digest_bytes: int) -> Sequence[int]:
+    """The lengths of the chunks, one for each digest."""
+    if digest_bytes > DIGEST_SIZE * MAX_CHUNKS or len(serialised) > 4 * MAX_CHUNKS:
+        raise CorruptObject(f"tree: more than {MAX_CHUNKS} chunks")
+    lengths = array("I")
+    length = shift = 0
+    for byte in serialised:
+        length |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            if not 0 < length <= MAX_LENGTH:
+                break
+            lengths.append(length)
+            length = shift = 0
+        elif shift > 21:
+            break
+    if shift or length:
+        raise CorruptObject("tree: a chunk's length is out of range")
+    if digest_bytes != DIGEST_SIZE * len(lengths):
+        raise CorruptObject("tree: the columns of its chunk table differ in length")
+    return lengths
 
 
 class _EntryError(Exception):
@@ -89,15 +123,18 @@ class _EntryError(Exception):
 class _Walk:
     """The checks that need to know the entries before."""
 
-    def __init__(self, chunk_lengths: list[int]) -> None:
+    def __init__(self, chunk_lengths: Sequence[int]) -> None:
         self._chunk_lengths = chunk_lengths
-        self._paths: set[bytes] = set()
-        # The directory of the entry before and those that it lies in, outermost first.
-        self._open: list[bytes] = []
+        # The directory of the entry before and those that it lies in, outermost first, each with
+        # the names in it so far: one that was left does not come again. Of a name its hash is
+        # kept, which is secret and of 64 bits: of a million names two have the same in one of
+        # 37 million trees.
+        self._open: list[tuple[bytes, set[int]]] = []
         # Whether an entry may be the target of a hard link, by index.
-        self._linkable: list[bool] = []
+        self._linkable = bytearray()
+        self._sum = 0
 
-    def check(self, entries: Sequence[cache_pb2.Entry]) -> None:
+    def check(self, entries: Iterable[cache_pb2.Entry]) -> None:
         for number, entry in enumerate(entries):
             try:
                 self._check_entry(entry)
@@ -135,38 +172,41 @@ class _Walk:
         if not self._linkable:
             if path or not is_directory:
                 raise _EntryError("the first entry is not the root directory")
-            open_directories.append(path)
+            open_directories.append((path, set()))
             return
-        if len(path) > MAX_PATH:
+        if len(path) > LIMITS.path:
             raise _EntryError("the path is too long")
         parent, _, name = path.rpartition(b"/")
         # Everything before the name is checked by being equal to a directory's path.
         if name in _DOTS or len(name) > MAX_NAME or b"\0" in name:
             raise _EntryError("the path is malformed")
-        while open_directories and open_directories[-1] != parent:
+        while open_directories and open_directories[-1][0] != parent:
             open_directories.pop()
         if not open_directories:
             raise _EntryError("it does not follow its parent directory")
         # "/name" has the root's path for a parent, as "name" has.
         if not parent and len(path) != len(name):
             raise _EntryError("the path is absolute")
-        if path in self._paths:
+        names = open_directories[-1][1]
+        known = len(names)
+        names.add(hash(name))
+        if len(names) == known:
             raise _EntryError("the path comes twice")
-        self._paths.add(path)
         if is_directory:
-            open_directories.append(path)
+            open_directories.append((path, set()))
 
     def _check_hardlink(self, entry: cache_pb2.Entry, hardlink: int) -> None:
         if hardlink > len(self._linkable) or not self._linkable[hardlink - 1]:
             raise _EntryError("a hard link to what is no earlier regular file")
-        if entry.pieces:
+        if entry.size or entry.pieces:
             raise _EntryError("a hard link with content")
 
     def _check_pieces(self, entry: cache_pb2.Entry) -> None:
         lengths = self._chunk_lengths
         chunks = len(lengths)
         size = entry.size
-        if size > _MAX_FILE:
+        self._sum += size
+        if size > MAX_FILE or self._sum > _MAX_SUM:
             raise _EntryError("the size is out of range")
         end = 0
         for piece in entry.pieces:

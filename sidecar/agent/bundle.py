@@ -12,6 +12,11 @@ from sidecar.agent.scan import Found, Xattrs
 from sidecar.agent.statcache import Remembered
 from sidecar.agent.treewriter import Piece
 
+#: Files after which a boundary ends a bundle, however small they are, and which it has at most:
+#: all of them are held until their chunk has a name.
+_FILES_MIN = 4096
+_FILES_MAX = 16384
+
 
 @dataclass(slots=True)
 class Member:
@@ -39,11 +44,12 @@ class Bundle:
         The decision hangs on the last two components of the path, so that a tree copied to
         another directory falls into the same bundles.
         """
-        if self._size + length > chunking.BUNDLE_MAX:
-            return bool(self.members)
-        return self._size >= chunking.BUNDLE_MIN and chunking.bundle_boundary(
-            b"/".join(path.rsplit(b"/", 2)[-2:])
-        )
+        files = len(self.members)
+        if self._size + length > chunking.BUNDLE_MAX or files >= _FILES_MAX:
+            return bool(files)
+        return (
+            self._size >= chunking.BUNDLE_MIN or files >= _FILES_MIN
+        ) and chunking.bundle_boundary(b"/".join(path.rsplit(b"/", 2)[-2:]))
 
     def add(self, member: Member) -> None:
         """Append a file."""

@@ -15,7 +15,7 @@ from sidecar.agent.errors import NotCapturable
 from sidecar.agent.reading import Extent, FileReader
 from sidecar.agent.scan import VANISHED, Found, Scan, Xattrs, changed, read_xattrs
 from sidecar.agent.sink import ChunkSink
-from sidecar.agent.statcache import RACY_NS, Remembered
+from sidecar.agent.statcache import LIMIT, RACY_NS, Remembered
 from sidecar.agent.treewriter import Piece, TreeWriter
 
 
@@ -41,7 +41,9 @@ class TreeCapture:
         sink: ChunkSink,
         window: Callable[[], bytearray],
         before: Mapping[bytes, Remembered] | None,
+        *,
         grain: chunking.Grain,
+        limits: trees.Limits,
     ) -> None:
         """Capture the open directory `root`; `before` is what an earlier capture read.
 
@@ -49,21 +51,22 @@ class TreeCapture:
         """
         self.read: dict[bytes, Remembered] = {}
         self._sink = sink
+        self._longest = limits.path
         self._window = window
         self._grain = grain
         self._before = before or {}
-        self._remembers = before is not None
+        self._remembers = LIMIT if before is not None else 0
         self._racy_since = time.time_ns() - RACY_NS
         self._scan = Scan(root)
         self._again = Directories(os.dup(root), self._scan.parents, self._scan.names)
-        self._tree = TreeWriter()
+        self._tree = TreeWriter(sink.put, limits)
         self._bundle = Bundle()
 
     def run(self) -> CapturedTree:
         """Read everything. Raises ChangedWhileReading, NotCapturable, OSError."""
         try:
             for found in self._scan:
-                if len(found.path) > trees.MAX_PATH:
+                if len(found.path) > self._longest:
                     raise NotCapturable(f"a path of {len(found.path)} bytes")
                 if found.link < 0 and stat.S_ISREG(found.status.st_mode):
                     self._file(found)
@@ -72,10 +75,8 @@ class TreeCapture:
             self._close_bundle()
         finally:
             self._again.close()
-        with memoryview(self._tree.finish()) as tree:
-            digests = [self._sink.put(tree[at : at + size]) for at, size in chunking.split(tree)]
         return CapturedTree(
-            b"".join(digests),
+            self._tree.finish(),
             bytes(self._tree.digests),
             self._scan.usage_bytes,
             self._scan.usage_inodes,
@@ -195,7 +196,7 @@ class TreeCapture:
         self, found: Found, xattrs: Xattrs, pieces: list[Piece] | tuple[Piece, ...]
     ) -> None:
         status = found.status
-        if self._remembers and status.st_ctime_ns < self._racy_since:
+        if len(self.read) < self._remembers and status.st_ctime_ns < self._racy_since:
             self.read[found.path] = Remembered(
                 status.st_ino,
                 status.st_size,

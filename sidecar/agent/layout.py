@@ -6,15 +6,14 @@ import os
 import stat
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import NamedTuple
 
-from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache import chunks, trees
 
 #: Trees that a worker keeps parsed: the one it fills and the one before.
 KEPT_TREES = 2
-#: Serialised bytes of several trees kept together; parsed they take four times that.
+#: Serialised bytes of several trees kept together. Linking holds all entries of two as messages,
+#: which take twice that, and ten times if somebody wants it.
 KEPT_BYTES = 8 << 20
 
 
@@ -28,10 +27,10 @@ class _Key(NamedTuple):
 class Layout:
     """A valid tree's directories, numbered from the root's 0, and its files by chunk."""
 
-    def __init__(self, tree: cache_pb2.Tree) -> None:
-        """Index a tree that `trees.parse` accepted."""
+    def __init__(self, tree: trees.ValidTree) -> None:
+        """Index a tree."""
         self.entries = tree.entries
-        self.lengths: Sequence[int] = array("I", tree.chunk_lengths)
+        self.lengths = tree.chunk_lengths
         self.digests = chunks.split_digests(tree.chunk_digests)
         self.parents = array("I")
         self.names: list[bytes] = []
@@ -59,13 +58,16 @@ class Layout:
         ]
 
     def _index(self) -> None:
-        numbers: dict[bytes, int] = {}
+        # The directory of the entry before and those that it lies in: a subtree is in one run.
+        around: list[tuple[bytes, int]] = []
         for index, entry in enumerate(self.entries):
             path = entry.path
             parent, _, name = path.rpartition(b"/")
-            number = numbers[parent] if path else 0
+            while around and around[-1][0] != parent:
+                around.pop()
+            number = around[-1][1] if path else 0
             if stat.S_ISDIR(entry.mode):
-                numbers[path] = len(self.names)
+                around.append((path, len(self.names)))
                 self.parents.append(number)
                 number = len(self.names)
                 self.names.append(name)

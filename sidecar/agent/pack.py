@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildsvc.cache import chunking
+from buildsvc.cache import chunking, trees
 from sidecar.agent.capture import CapturedTree, TreeCapture
 from sidecar.agent.dirfd import DIRECTORY
 from sidecar.agent.errors import ChangedWhileReading
@@ -32,9 +32,10 @@ class Packer:
     hold, OSError for what cannot be read or a staging directory that is full.
     """
 
-    def __init__(self, sink: ChunkSink) -> None:
-        """Put all chunks into `sink`."""
+    def __init__(self, sink: ChunkSink, limits: trees.Limits = trees.LIMITS) -> None:
+        """Put all chunks into `sink`; larger trees are not capturable."""
         self._sink = sink
+        self._limits = limits
         self._stats = StatCache()
         self._window = bytearray()
 
@@ -49,7 +50,9 @@ class Packer:
         before = self._stats.files(remember) if remember is not None else None
         root = os.open(path, DIRECTORY)
         try:
-            capture = TreeCapture(root, self._sink, self._large_window, before, grain)
+            capture = TreeCapture(
+                root, self._sink, self._large_window, before, grain=grain, limits=self._limits
+            )
             with self._sink.capturing():
                 captured = capture.run()
         finally:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from sidecar.agent.scan import Xattrs
 from sidecar.agent.treewriter import Piece
 
-#: Files remembered in all, some 500 bytes each.
-LIMIT = 100_000
+#: Files remembered in all, some 500 bytes each; while one is read again, twice as many.
+LIMIT = 70_000
 
 #: A file changed less than this before it was read may change again without a new timestamp
 #: (the kernel's clock for files ticks every few milliseconds), so it is not remembered.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import stat
+from collections.abc import Callable
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
-from buildsvc.cache import trees
+from buildsvc.cache import chunking, chunks, entries, trees
 from sidecar.agent.errors import NotCapturable
 from sidecar.agent.scan import Found, Xattrs
 
 #: Entries after which finished ones are serialised.
 _BLOCK = 256
+#: Serialised bytes that are held before chunks are made of them.
+_HELD = 3 * chunks.MAX_LENGTH
 
 Piece = tuple[bytes, int, int, int, int]
 """Digest and length of a chunk, where the piece begins in it, its length, its place in the file."""
@@ -22,11 +26,18 @@ class TreeWriter:
     Raises NotCapturable when the tree gets larger than a reader would take.
 
     Serialised messages may be concatenated (protobuf merges repeated fields in order), so the
-    tree is built from blocks of entries, and its chunk table comes last.
+    tree is built from blocks of entries, and its chunk table comes last. Of what is serialised,
+    only what has not become a chunk yet is held.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, put: Callable[[memoryview], bytes], limits: trees.Limits) -> None:
+        """Hand the tree's own chunks to `put`, which returns their digests."""
+        self._put = put
+        self._limits = limits
         self.digests = bytearray()
+        self._own = bytearray()
+        self._entries = 0
+        self._serialised = 0
         self._lengths: list[int] = []
         self._rows: dict[bytes, int] = {}
         self._done = bytearray()
@@ -40,6 +51,9 @@ class TreeWriter:
         mode = status.st_mode
         if len(self._block.entries) >= _BLOCK and not self.held:
             self._serialise()
+        self._entries += 1
+        if stat.S_ISREG(mode) and status.st_size > trees.MAX_FILE:
+            raise NotCapturable(f"a file of {status.st_size} bytes, more than {trees.MAX_FILE}")
         entry = self._block.entries.add(
             path=found.path,
             mode=mode,
@@ -68,11 +82,12 @@ class TreeWriter:
                 file_offset=file_offset,
             )
 
-    def finish(self) -> bytearray:
-        """Return the serialised Tree."""
+    def finish(self) -> bytes:
+        """Return the digests of the serialised Tree's chunks, concatenated."""
         self._serialise()
         self._append(cache_pb2.Tree(chunk_digests=bytes(self.digests), chunk_lengths=self._lengths))
-        return self._done
+        self._cut(0)
+        return bytes(self._own)
 
     def _row(self, digest: bytes, length: int) -> int:
         row = self._rows.get(digest)
@@ -83,10 +98,33 @@ class TreeWriter:
         return row
 
     def _serialise(self) -> None:
+        # An entry that alone is too large is in a block that is.
+        if self._block.ByteSize() > entries.MAX_ENTRY:
+            for entry in self._block.entries:
+                if entry.ByteSize() > entries.MAX_ENTRY:
+                    raise NotCapturable(f"{os.fsdecode(entry.path)!r} has too many pieces")
         self._append(self._block)
         self._block = cache_pb2.Tree()
 
     def _append(self, part: cache_pb2.Tree) -> None:
-        self._done += part.SerializeToString()
-        if len(self._done) > trees.MAX_TREE:
-            raise NotCapturable(f"a tree of more than {trees.MAX_TREE} bytes")
+        serialised = part.SerializeToString()
+        self._done += serialised
+        self._serialised += len(serialised)
+        most = self._limits
+        if self._serialised > most.size or self._entries > most.entries:
+            raise NotCapturable(f"a tree of more than {most.entries} entries or {most.size} bytes")
+        if len(self._lengths) > trees.MAX_CHUNKS:
+            raise NotCapturable(f"a tree with content of more than {trees.MAX_CHUNKS} chunks")
+        if len(self._done) > _HELD:
+            self._cut(chunks.MAX_LENGTH)
+
+    def _cut(self, rest: int) -> None:
+        """Make chunks of what is serialised, as long as so many bytes are left to decide by."""
+        taken = 0
+        with memoryview(self._done) as done:
+            for at, length in chunking.split(done):
+                if len(done) - at < rest:
+                    break
+                self._own += self._put(done[at : at + length])
+                taken = at + length
+        del self._done[:taken]

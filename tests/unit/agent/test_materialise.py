@@ -152,6 +152,10 @@ def _tree(*entries: cache_pb2.Entry) -> cache_pb2.Tree:
     return tree
 
 
+def _layout(*entries: cache_pb2.Entry) -> Layout:
+    return Layout(trees.parse(trees.serialise(_tree(*entries))))
+
+
 def _file(path: bytes) -> cache_pb2.Entry:
     piece = cache_pb2.Piece(chunk=0, length=4)
     return cache_pb2.Entry(path=path, mode=stat.S_IFREG | 0o644, size=4, pieces=[piece])
@@ -165,12 +169,10 @@ def test_a_link_in_the_place_of_a_directory_is_not_followed(tmp_path: Path, link
     outside.mkdir()
     (outside / "sub").mkdir()
     directory = stat.S_IFDIR | 0o755
-    layout = Layout(
-        _tree(
-            cache_pb2.Entry(path=b"dir", mode=directory),
-            cache_pb2.Entry(path=b"dir/sub", mode=directory),
-            _file(b"dir/sub/file"),
-        )
+    layout = _layout(
+        cache_pb2.Entry(path=b"dir", mode=directory),
+        cache_pb2.Entry(path=b"dir/sub", mode=directory),
+        _file(b"dir/sub/file"),
     )
     segment = tmp_path / "segment"
     segment.write_bytes(b"evil")
@@ -197,7 +199,7 @@ def test_a_link_in_the_place_of_a_file_is_replaced(tmp_path: Path) -> None:
     (target / "file").symlink_to(outside)
     segment = tmp_path / "segment"
     segment.write_bytes(b"evil")
-    materialiser = Materialiser(Layout(_tree(_file(b"file"))), os.fsencode(target))
+    materialiser = Materialiser(_layout(_file(b"file")), os.fsencode(target))
     materialiser.prepare()
     materialiser.fill(os.fsencode(segment), [StagedChunk(0, 0, 4)])
     materialiser.finish()

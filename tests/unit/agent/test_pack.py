@@ -12,9 +12,10 @@ import pytest
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache import chunking, chunks, trees
-from sidecar.agent import capture
+from sidecar.agent import capture, treewriter
 from sidecar.agent.bundle import Bundle, Member
 from sidecar.agent.errors import ChangedWhileReading, NotCapturable, StagingUnusable
+from sidecar.agent.pack import Packer
 from sidecar.agent.reading import WINDOW, FileReader
 from sidecar.agent.scan import Found
 from sidecar.agent.statcache import RACY_NS, Remembered, StatCache
@@ -288,15 +289,50 @@ def test_an_empty_blob_has_no_chunks(tmp_path: Path, cache: Cache) -> None:
     assert cache.packer.capture_blob(name, tmp_path / "blob").data_digests == b""
 
 
-def test_what_the_format_cannot_hold_is_refused(
-    source: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (trees.Limits(1, 1000, 1000), "more than 1 entries"),
+        (trees.Limits(1000, 10, 1000), "or 10 bytes"),
+        (trees.Limits(1000, 1000, 3), "a path of 4 bytes"),
+    ],
+)
+def test_a_tree_beyond_the_limits_is_refused(
+    source: Path, cache: Cache, limits: trees.Limits, message: str
 ) -> None:
     (source / "name").touch()
-    for limit in ("MAX_PATH", "MAX_TREE"):
-        with monkeypatch.context() as patch:
-            patch.setattr(trees, limit, 3)
-            with pytest.raises(NotCapturable):
-                cache.packer.capture_tree(source)
+    with pytest.raises(NotCapturable, match=message):
+        Packer(cache.sink, limits).capture_tree(source)
+
+
+@pytest.mark.parametrize("size", [trees.MAX_FILE, trees.MAX_FILE + 1])
+def test_a_file_that_no_usual_file_system_holds_is_refused(source: Path, size: int) -> None:
+    (source / "huge").touch()
+    status = list(os.stat(source / "huge"))
+    status[6] = size
+    found = Found(b"huge", b"huge", -1, 0, os.stat_result(status), -1)
+    tree = treewriter.TreeWriter(chunks.digest, trees.LIMITS)
+    if size == trees.MAX_FILE:
+        assert tree.add(found, ()).size == size
+    else:
+        with pytest.raises(NotCapturable, match="a file of"):
+            tree.add(found, ())
+
+
+def test_a_tree_is_cut_while_it_is_written_as_if_it_were_whole(
+    source: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(30_000):
+        name = f"{number:06}-{number * 7919 % 65536:04x}" + "n" * 200
+        (source / name).touch()
+    whole = cache.read(cache.packer.capture_tree(source).tree_digests)
+    monkeypatch.setattr(treewriter, "_HELD", 1 << 20)
+    captured = cache.packer.capture_tree(source)
+    assert len(whole) > 6 << 20
+    assert cache.read(captured.tree_digests) == whole
+    cuts = [chunks.digest(whole[at : at + size]) for at, size in chunking.split(whole)]
+    assert chunks.split_digests(captured.tree_digests) == cuts
+    assert len(trees.parse(whole).entries) == 30_001
 
 
 def test_a_staging_directory_that_fails_is_told_from_a_tree_that_does(

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
-from sidecar.download import Slots
+from buildsvc.cache import chunks
+from buildsvc.cache.packs import pack_name
+from buildsvc.errors import CorruptObject
+from sidecar.download import Downloads, Slots
+from tests.unit.cache.fakes import MemoryStore, make_catalog
 
 
 async def test_the_most_urgent_waiter_gets_the_next_slot() -> None:
@@ -121,3 +126,28 @@ async def test_a_cancelled_waiter_gives_its_place_back(*, admitted: bool) -> Non
         await holder
     async with asyncio.timeout(5), slots.download(10, lambda: 1):
         pass
+
+
+async def test_content_is_the_same_in_memory_and_in_a_file(tmp_path: Path) -> None:
+    contents = [bytes([number]) * 1000 for number in range(8)]
+    (tmp_path / "packs").mkdir()
+    catalog = await asyncio.to_thread(make_catalog, tmp_path / "packs", contents)
+    order = [5, 0, 7, 5, 1]
+    locations = [catalog.locate(chunks.digest(contents[number])) for number in order]
+    expected = b"".join(contents[number] for number in order)
+    store = MemoryStore()
+    (file,) = (tmp_path / "packs").iterdir()
+    name = pack_name(locations[0].pack)
+    store.objects[name] = file.read_bytes()
+    (tmp_path / "down").mkdir()
+    slots = Slots(2, 1000)
+    downloads = Downloads(store, tmp_path / "down", slots)
+    assert await downloads.content(locations, lambda: 0) == expected
+    path = await downloads.content_file(locations, lambda: 0)
+    assert path.read_bytes() == expected
+    path.unlink()
+    store.objects[name] = bytes(len(store.objects[name]))
+    with pytest.raises(CorruptObject):
+        await downloads.content_file(locations, lambda: 0)
+    assert list((tmp_path / "down").iterdir()) == []
+    assert slots._staged == 0

@@ -24,7 +24,7 @@ from sidecar import databases
 from sidecar.download import Downloads, Slots
 from sidecar.locate import Cold, Found, loadable, locate
 from sidecar.paths import EpochPaths
-from tests.unit.cache.fakes import make_root
+from tests.unit.cache.fakes import make_root, make_tree
 from tests.unit.sidecar.fakeagent import generation
 
 
@@ -214,14 +214,16 @@ def test_databases_with_something_else_among_them_are_refused(
 ) -> None:
     tree = trees.serialise(cache_pb2.Tree(entries=[_DIRECTORY, *entries]))
     with pytest.raises(CorruptObject):
-        databases.lay(tree, b"", b"", paths.buildkit)
+        databases.lay(tree, b"", cache_pb2.Root(), paths.buildkit)
     assert list(paths.buildkit.iterdir()) == []
 
 
-def test_databases_of_another_tree_are_refused(paths: EpochPaths) -> None:
-    tree = trees.serialise(cache_pb2.Tree(entries=[_DIRECTORY, _DATABASE]))
-    with pytest.raises(CorruptObject, match="does not belong"):
-        databases.lay(tree, b"d" * 32, b"content", paths.buildkit)
+def test_databases_of_another_tree_are_refused(paths: EpochPaths, tmp_path: Path) -> None:
+    tree = trees.serialise(make_tree([(b"cache.db", b"of another generation")]))
+    root = make_root(tmp_path)
+    with pytest.raises(CorruptObject, match="not those that the tree names"):
+        databases.lay(tree, b"of another generation", root, paths.buildkit)
+    assert list(paths.buildkit.iterdir()) == []
 
 
 async def test_corrupt_databases_are_found_before_the_agent_sees_them(
