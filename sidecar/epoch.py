@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc.aio
-import structlog
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
@@ -24,6 +23,7 @@ from sidecar.download import Downloads, Slots
 from sidecar.guardclient import AgentExited, DaemonExited, Namespace, NamespaceLostError, StartError
 from sidecar.launch import Launch
 from sidecar.locate import Found, Loadable, loadable
+from sidecar.log import get_logger
 from sidecar.paths import EpochPaths
 from sidecar.plan import ObjectKey
 from sidecar.restore import Restorer
@@ -32,7 +32,7 @@ from sidecar.status import Status
 from sidecar.timeline import Kind, Span
 from sidecar.userns import EndedEarly
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Seconds that the agent may take from its start to its first answer.
 _AGENT_WITHIN = 20.0

@@ -17,8 +17,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import structlog
-
 from buildsvc.cache.generations import GenerationLog
 from buildsvc.errors import BuildsvcError, CannotCreate, EnvironmentUnfit, UsageError
 from buildsvc.store.contract import Store
@@ -31,6 +29,7 @@ from sidecar.epoch import Epoch, Lost
 from sidecar.guardclient import Namespace
 from sidecar.launch import Launch, allowed
 from sidecar.locate import Cold, Found, Loadable, locate
+from sidecar.log import get_logger
 from sidecar.paths import EpochPaths, epoch_paths, left_over, next_number
 from sidecar.patience import Patience
 from sidecar.publish import Publisher
@@ -43,7 +42,7 @@ from sidecar.tls import Certificates, needs_tls
 from sidecar.userns import EndedEarly, network_mode
 from sidecar.versions import BUILDKIT_VERSION
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Seconds of the grace period that stopping daemon and namespace may take.
 _STOP_WITHIN = 10.0

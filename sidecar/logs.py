@@ -6,27 +6,29 @@ reader of standard error never holds up the event loop.
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.handlers
 import queue
 import sys
 from collections import deque
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import structlog
-from structlog.typing import Processor
-
 from sidecar.files import private_directory
-from sidecar.redact import redact_event
+from sidecar.log import FIELDS
+from sidecar.redact import redacted
 
 _FILE_BYTES = 4 * 1024 * 1024
 _FILES_KEPT = 2
 _RING_LINES = 2000
+
+_CHATTY = ("asyncio", "grpc", "aiohttp")
 
 
 @dataclass(frozen=True)
@@ -50,31 +52,20 @@ class Logs:
         self._ring: deque[str] = deque(maxlen=_RING_LINES)
         self._listener: logging.handlers.QueueListener | None = None
         self._handler: logging.Handler | None = None
+        self._levels: dict[logging.Logger, int] = {}
 
     def __enter__(self) -> Self:
-        """Route structlog, logging and warnings. Raises CannotCreate."""
+        """Route logging and warnings. Raises CannotCreate."""
         events: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-        self._handler = _Unchanged(events)
+        self._handler = _Queue(events)
         self._listener = logging.handlers.QueueListener(events, *self._sinks())
         level = getattr(logging, self._options.level.upper())
         root = logging.getLogger()
         root.addHandler(self._handler)
-        root.setLevel(level)
-        for chatty in ("asyncio", "grpc", "aiohttp"):
-            logging.getLogger(chatty).setLevel(max(level, logging.WARNING))
+        self._set_level(root, level)
+        for chatty in _CHATTY:
+            self._set_level(logging.getLogger(chatty), max(level, logging.WARNING))
         logging.captureWarnings(capture=True)
-        structlog.configure(
-            processors=[
-                structlog.stdlib.filter_by_level,
-                structlog.contextvars.merge_contextvars,
-                *_common(),
-                structlog.processors.format_exc_info,
-                redact_event,
-                structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-            ],
-            logger_factory=structlog.stdlib.LoggerFactory(),
-            wrapper_class=structlog.stdlib.BoundLogger,
-        )
         self._listener.start()
         return self
 
@@ -89,7 +80,8 @@ class Logs:
         assert self._handler is not None
         logging.getLogger().removeHandler(self._handler)
         logging.captureWarnings(capture=False)
-        structlog.reset_defaults()
+        for logger, level in self._levels.items():
+            logger.setLevel(level)
         self._listener.stop()
         for sink in self._listener.handlers:
             sink.close()
@@ -98,72 +90,133 @@ class Logs:
         """Return the newest lines, as JSON, oldest first."""
         return list(self._ring)
 
+    def _set_level(self, logger: logging.Logger, level: int) -> None:
+        self._levels[logger] = logger.level
+        logger.setLevel(level)
+
     def _sinks(self) -> list[logging.Handler]:
-        json = _formatter([structlog.processors.JSONRenderer()])
-        people = _formatter(
-            [
-                _time_of_day,
-                structlog.dev.ConsoleRenderer(
-                    colors=sys.stderr.isatty(),
-                    exception_formatter=structlog.dev.plain_traceback,
-                    pad_event_to=24,
-                    timestamp_key="time",
-                ),
-            ]
-        )
+        # Without a formatter a sink writes a record's message: the line of JSON.
         sinks: list[logging.Handler] = [_Terminal(), _Ring(self._ring)]
-        sinks[0].setFormatter(people if self._options.human() else json)
-        sinks[1].setFormatter(json)
+        if self._options.human():
+            sinks[0].setFormatter(_Human(colours=sys.stderr.isatty()))
         directory = self._options.directory
         if directory is not None:
             private_directory(directory)
-            file = _File(
-                directory / "sidecar.log",
-                maxBytes=_FILE_BYTES,
-                backupCount=_FILES_KEPT,
-                delay=True,
+            sinks.append(
+                _File(
+                    directory / "sidecar.log",
+                    maxBytes=_FILE_BYTES,
+                    backupCount=_FILES_KEPT,
+                    delay=True,
+                )
             )
-            file.setFormatter(json)
-            sinks.append(file)
         return sinks
 
 
-def _time_of_day(
-    _logger: object, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
-    """Leave out what somebody at a terminal knows: the day, and which part of us speaks."""
-    event["time"] = str(event["time"])[11:19]
-    event.pop("logger", None)
-    return event
+class _Event(logging.LogRecord):
+    """A record as it is shown, ours or another library's: redacted, its message a line of JSON.
+
+    Made where the event happens, because what it speaks of may change before it is written.
+    """
+
+    def __init__(self, record: logging.LogRecord) -> None:
+        self.shown = _shown(record)
+        super().__init__(
+            record.name,
+            record.levelno,
+            record.pathname,
+            record.lineno,
+            json.dumps(self.shown),
+            args=None,
+            exc_info=None,
+        )
 
 
-def _common() -> list[Processor]:
-    return [
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-        structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.processors.StackInfoRenderer(),
-    ]
+def _shown(record: logging.LogRecord) -> dict[str, Any]:
+    event = {
+        **getattr(record, FIELDS, {}),
+        "event": record.getMessage(),
+        "logger": record.name,
+        "level": record.levelname.lower(),
+        "time": datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+    }
+    if record.stack_info:
+        event["stack"] = record.stack_info
+    if record.exc_info and record.exc_info[0] is not None:
+        event["exception"] = logging.Formatter().formatException(record.exc_info)
+    shown: dict[str, Any] = redacted(event)
+    return shown
 
 
-def _formatter(last: Sequence[Processor]) -> logging.Formatter:
-    return structlog.stdlib.ProcessorFormatter(
-        # Of other libraries' records; ours went through the same when they were made.
-        foreign_pre_chain=[
-            *_common(),
-            structlog.processors.format_exc_info,
-            redact_event,
-        ],
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
-    )
+class _Queue(logging.handlers.QueueHandler):
+    def prepare(self, record: logging.LogRecord) -> _Event:
+        return _Event(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """Log that a record cannot be shown; logging would print it, with its secrets."""
+        error = sys.exc_info()[0]
+        said = (
+            f"an event of {record.pathname}:{record.lineno} cannot be shown: "
+            f"{error.__name__ if error else 'no error'}"
+        )
+        self.enqueue(
+            _Event(
+                logging.LogRecord(
+                    record.name, record.levelno, record.pathname, record.lineno, said, None, None
+                )
+            )
+        )
 
 
-class _Unchanged(logging.handlers.QueueHandler):
-    """Passes records on as they are: the sinks' formatters want structlog's dictionary."""
+_RESET, _BRIGHT, _DIM = "\033[0m", "\033[1m", "\033[2m"
+_RED, _GREEN, _YELLOW, _MAGENTA, _CYAN = (f"\033[3{colour}m" for colour in (1, 2, 3, 5, 6))
+_LEVEL_COLOURS = {
+    "critical": _RED,
+    "error": _RED,
+    "warning": _YELLOW,
+    "info": _GREEN,
+    "debug": _GREEN,
+}
+_LEVEL_WIDTH = 9
+_EVENT_WIDTH = 24
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        return record
+
+class _Human(logging.Formatter):
+    """Leaves out what somebody at a terminal knows: the day, and which part of us speaks."""
+
+    def __init__(self, *, colours: bool) -> None:
+        super().__init__()
+        self._colours = colours
+
+    def format(self, record: logging.LogRecord) -> str:
+        assert isinstance(record, _Event)
+        event = record.shown
+        level = event["level"]
+        style = _LEVEL_COLOURS[level] + _BRIGHT if level in _LEVEL_COLOURS else ""
+        words = [
+            self._styled(_DIM, event["time"][11:19]),
+            f"[{self._styled(style, level.ljust(_LEVEL_WIDTH))}]",
+            self._styled(_BRIGHT, event["event"].ljust(_EVENT_WIDTH)),
+        ]
+        rest = sorted(event.keys() - {"time", "level", "event", "logger", "stack", "exception"})
+        words += [
+            f"{self._styled(_CYAN, key)}={self._styled(_MAGENTA, _quoted(event[key]))}"
+            for key in rest
+        ]
+        return " ".join(words).rstrip() + _traces(event)
+
+    def _styled(self, style: str, text: str) -> str:
+        return f"{style}{text}{_RESET}" if self._colours else text
+
+
+def _quoted(value: object) -> str:
+    if isinstance(value, str) and not set(value) & set(" \t=\r\n\"'"):
+        return value
+    return repr(value)
+
+
+def _traces(event: Mapping[str, Any]) -> str:
+    return "".join(f"\n{event[key]}" for key in ("stack", "exception") if key in event)
 
 
 class _Terminal(logging.Handler):

@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass
 
 import grpc.aio
-import structlog
 
 from buildsvc.cache.keys import CacheKey
 from buildsvc.errors import BuildsvcError
@@ -15,11 +14,12 @@ from sidecar.buildkit import BuildFinished
 from sidecar.checkpoint import NotIdle, Picture
 from sidecar.control import CheckpointReport
 from sidecar.epoch import Epoch
+from sidecar.log import get_logger
 from sidecar.publish import Publisher
 from sidecar.status import Generation, Phase, Status
 from sidecar.timeline import Kind
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Seconds until the next try when the daemon was at work without a build: its own
 #: collection runs 1 s after each one.

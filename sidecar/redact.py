@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from typing import Any
 
 MASK = "***"
@@ -51,21 +51,10 @@ def redacted(value: object, key: str = "") -> Any:  # noqa: ANN401  the same sha
     if isinstance(value, bytes):
         return redacted_text(value.decode(errors="replace"))
     if isinstance(value, Mapping):
-        return {name: redacted(item, str(name)) for name, item in value.items()}
+        return {str(name): redacted(item, str(name)) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [redacted(item) for item in value]
     if value is None or isinstance(value, bool | int | float):
         return value
     # Exceptions, paths and other objects are shown by their text.
     return redacted_text(str(value))
-
-
-def redact_event(
-    _logger: object, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
-    """Redact a log event (a structlog processor)."""
-    for key, value in event.items():
-        # structlog's own bookkeeping is not shown.
-        if not key.startswith("_"):
-            event[key] = redacted(value, key)
-    return event

@@ -9,17 +9,16 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-import structlog
-
 from buildsvc.errors import EnvironmentUnfit
 from sidecar.control import Commands, ControlServer
 from sidecar.endpoint import Address, bind, bound_address
+from sidecar.log import get_logger
 from sidecar.logs import LogOptions
 from sidecar.patience import client_waits
 from sidecar.settings import Settings
 from sidecar.status import Status
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 # The pages' library takes half a second to import; that must not come between a client and
 # the daemon, nor into the first build. Requests wait in the backlog meanwhile.

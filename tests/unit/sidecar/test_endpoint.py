@@ -137,13 +137,25 @@ def test_bind_early_leaves_nonsense_to_the_settings() -> None:
     assert endpoint.bind_early(["--listen", "nonsense"], {}) is None
 
 
-def test_the_endpoint_module_imports_nothing_heavy() -> None:
-    code = "import sidecar.__main__, sys; print(*sys.modules)"
+def loaded_by(*modules: str) -> set[str]:
+    code = f"import {', '.join(modules)}, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
+    return set(done.stdout.split())
+
+
+def test_the_endpoint_module_imports_nothing_heavy() -> None:
+    loaded = loaded_by("sidecar.__main__")
     assert "sidecar.endpoint" in loaded
-    heavy = {"pydantic", "yaml", "asyncio", "structlog", "aiohttp", "grpc", "rich", "argparse"}
+    heavy = {"pydantic", "yaml", "asyncio", "logging", "aiohttp", "grpc", "rich", "argparse"}
     assert not heavy & loaded
+
+
+def test_the_lifecycle_loads_no_library_before_it_is_needed() -> None:
+    loaded = loaded_by("sidecar.lifecycle", "sidecar.logs", "sidecar.surface")
+    assert {"sidecar.epoch", "grpc"} <= loaded
+    # A fresh pod's start waits for the processor. The pages and the display come later, and
+    # logging is the standard library's.
+    assert not {"aiohttp", "rich", "pygments", "attr", "structlog"} & loaded
 
 
 def test_run_on_a_taken_port_ends_with_ex_unavailable(taken: Address) -> None:
