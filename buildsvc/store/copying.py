@@ -21,7 +21,7 @@ _NOT_HERE = frozenset(
 )
 
 
-def write_at(fd: int, data: bytes, at: int) -> None:
+def write_at(fd: int, data: bytes | memoryview, at: int) -> None:
     """Write all of ``data`` at offset ``at``; raises ``OSError``."""
     view = memoryview(data)
     while view:

@@ -7,22 +7,19 @@ as JSON ``{"objects": [{"name", "size", "modified"}, …], "more": bool}``, asce
 
 from __future__ import annotations
 
-import functools
-import os
+import asyncio
 import re
-from contextlib import aclosing, asynccontextmanager
 from email.utils import parsedate_to_datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING
-
-import aiohttp
-from yarl import URL
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlencode
 
 from buildsvc.errors import StoreRefused, StoreUnavailable
 from buildsvc.store.contract import MAX_GET, ObjectStat
 from buildsvc.store.copying import write_at
+from buildsvc.store.httpconnection import Call, Origin
+from buildsvc.store.httpexchange import Answer, Exchanges, Request
 from buildsvc.store.httplist import not_an_object_server, parse_page
-from buildsvc.store.httpstatus import status_error
 from buildsvc.store.names import check_name, check_prefix
 from buildsvc.store.ranges import check_range, short_object
 from buildsvc.store.threads import Threads
@@ -31,87 +28,120 @@ from buildsvc.store.uploads import BytesUpload, FileUpload, Upload
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from pathlib import Path
 
-_BUFFER = 1 << 20
+T = TypeVar("T")
+
 _MAX_LIST_ANSWER = 16 << 20
-_SUCCESS = {
-    "GET": frozenset({200}),
-    "HEAD": frozenset({200}),
-    "PUT": frozenset({200, 201, 204}),
-}
+_OK = frozenset({200})
 _PART = frozenset({206})
+_WRITTEN = frozenset({200, 201, 204})
 _DELETED = frozenset({200, 202, 204, 404})
+_NONE: Mapping[str, str] = MappingProxyType({})
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(?:\d+|\*)")
 
 
 class HttpStore:
     """``Store`` at the address ``base``; connects with the first operation.
 
-    ``connections`` bounds the requests at one time. Redirects are not followed, and proxies of
-    the environment not used: bytes come from the server that was named.
+    ``connections`` bounds the requests at one time; each has a thread and a connection. Redirects
+    are not followed, and proxies of the environment not used: bytes come from the server that
+    was named.
+
+    The bytes never pass through the event loop: a thread copies them between socket and file, and
+    the interpreter's lock is free during the system calls. A call that is cancelled or takes too
+    long shuts its connection down, so its thread ends too.
+
+    Raises:
+        ConfigError: ``base`` is no address.
     """
 
     def __init__(
         self, base: str, timeouts: HttpTimeouts = DEFAULT_TIMEOUTS, connections: int = 16
     ) -> None:
-        self._base = base.rstrip("/")
-        self._timeout = aiohttp.ClientTimeout(
-            total=timeouts.total, sock_connect=timeouts.connect, sock_read=timeouts.idle
-        )
-        self._connections = connections
-        self._threads = Threads(4, "http-store")
-        self._session: aiohttp.ClientSession | None = None
+        self._origin = Origin.of(base.rstrip("/"))
+        self._total = timeouts.total
+        self._threads = Threads(connections, "http-store")
+        self._exchanges = Exchanges(self._origin, timeouts)
 
     async def get(self, name: str) -> bytes:
         """See ``Store.get``."""
-        async with self._exchange("GET", check_name(name)) as response:
-            return await _read_all(response, name, MAX_GET)
+        request = Request("GET", check_name(name), _OK)
+        return await self._ask(request, lambda answer: _read_all(answer, name, MAX_GET))
 
     async def get_range(self, name: str, start: int, length: int) -> bytes:
         """See ``Store.get_range``."""
-        async with aclosing(self._range(name, start, length)) as parts:
-            return b"".join([part async for part in parts])
+        check_range(start, length)
+        if length == 0:
+            await self._check_empty_range(name, start)
+            return b""
+
+        def read(answer: Answer) -> bytes:
+            _check_part(answer, name, start, length)
+            data = bytearray(length)
+            _check_length(answer, name, length, answer.readinto(memoryview(data)))
+            return bytes(data)
+
+        return await self._ask(_range_request(name, start, length), read)
 
     async def get_range_to(self, name: str, start: int, length: int, fd: int, at: int = 0) -> int:
         """See ``Store.get_range_to``."""
-        done = 0
-        async with aclosing(self._range(name, start, length)) as parts:
-            async for part in parts:
-                await self._threads.borrow(fd, functools.partial(_write, part, at + done))
-                done += len(part)
-        return done
+        check_range(start, length)
+        request = _range_request(name, start, length)
+        if length == 0:
+            await self._check_empty_range(name, start)
+            return 0
+        call = Call()
+
+        def copy(target: int, stop: threading.Event) -> int:
+            with self._exchanges.ask(request, call) as answer:
+                _check_part(answer, name, start, length)
+                done = 0
+                while done < length:
+                    count = answer.readinto(answer.buffer[: length - done])
+                    # Bytes that the kernel has are read even after the connection's end.
+                    if count == 0 or stop.is_set():
+                        break
+                    write_at(target, answer.buffer[:count], at + done)
+                    done += count
+                _check_length(answer, name, length, done)
+                return done
+
+        return await self._finished(request.what, call, self._threads.borrow(fd, copy))
 
     async def put(self, name: str, data: bytes) -> None:
         """See ``Store.put``."""
-        async with self._exchange("PUT", check_name(name), data=BytesUpload(data)):
-            pass
+        await self._ask(_put_request(name, BytesUpload(data)), _nothing)
 
     async def put_file(self, name: str, path: Path) -> None:
         """See ``Store.put_file``."""
         check_name(name)
-        fd = await self._threads.run(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            upload = await self._threads.run(FileUpload, fd, self._threads)
-            async with self._exchange("PUT", name, data=upload):
-                pass
-        finally:
-            os.close(fd)
+        call = Call()
+
+        def send() -> None:
+            with path.open("rb", buffering=0) as file:
+                request = _put_request(name, FileUpload(file.fileno()))
+                with self._exchanges.ask(request, call):
+                    pass
+
+        await self._finished(f"PUT {name}", call, self._threads.run(send))
 
     async def create(self, name: str, data: bytes) -> None:
         """See ``Store.create``."""
         headers = {"If-None-Match": "*"}
-        async with self._exchange("PUT", check_name(name), headers=headers, data=BytesUpload(data)):
-            pass
+        await self._ask(_put_request(name, BytesUpload(data), headers), _nothing)
 
     async def stat(self, name: str) -> ObjectStat:
         """See ``Store.stat``."""
-        async with self._exchange("HEAD", check_name(name)) as response:
-            size = response.headers.get("Content-Length", "")
+
+        def read(answer: Answer) -> ObjectStat:
+            size = answer.header("Content-Length") or ""
             if not size.isdecimal():
                 raise not_an_object_server(name, "a HEAD answer with Content-Length", repr(size))
-            return ObjectStat(name, int(size), _modified(response.headers.get("Last-Modified")))
+            return ObjectStat(name, int(size), _modified(answer.header("Last-Modified")))
+
+        return await self._ask(Request("HEAD", check_name(name), _OK), read)
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
         """See ``Store.list``."""
@@ -126,109 +156,91 @@ class HttpStore:
 
     async def delete(self, name: str) -> None:
         """See ``Store.delete``."""
-        async with self._exchange("DELETE", check_name(name), ok=_DELETED):
-            pass
+        await self._ask(Request("DELETE", check_name(name), _DELETED), _nothing)
 
     async def close(self) -> None:
         """See ``Store.close``."""
-        if self._session is not None:
-            await self._session.close()
+        self._exchanges.close()
         self._threads.close()
 
     async def _page(self, prefix: str, after: str) -> tuple[tuple[ObjectStat, ...], bool]:
-        query = {"prefix": prefix, "after": after}
-        async with self._exchange("GET", "", query=query) as response:
-            return parse_page(await _read_all(response, "", _MAX_LIST_ANSWER), prefix, after)
+        query = "?" + urlencode({"prefix": prefix, "after": after})
 
-    async def _range(self, name: str, start: int, length: int) -> AsyncGenerator[bytes, None]:
-        check_range(start, length)
-        if length == 0:
-            # HTTP has no empty range.
-            size = (await self.stat(name)).size
-            if size < start:
-                raise short_object(name, start, length, size)
-            return
-        headers = {"Range": f"bytes={start}-{start + length - 1}"}
-        async with self._exchange("GET", check_name(name), ok=_PART, headers=headers) as response:
-            _check_part(response.headers.get("Content-Range", ""), name, start, length)
-            missing = length
-            async for part in response.content.iter_chunked(_BUFFER):
-                missing -= len(part)
-                if missing < 0:
-                    raise not_an_object_server(name, f"{length} bytes", "more")
-                yield part
-            if missing:
-                raise StoreUnavailable(f"{name} arrived cut off", found=f"{missing} bytes less")
+        def read(answer: Answer) -> tuple[tuple[ObjectStat, ...], bool]:
+            return parse_page(_read_all(answer, "", _MAX_LIST_ANSWER), prefix, after)
 
-    @asynccontextmanager
-    async def _exchange(
-        self,
-        method: str,
-        name: str,
-        *,
-        ok: frozenset[int] | None = None,
-        headers: Mapping[str, str] = MappingProxyType({}),
-        query: Mapping[str, str] = MappingProxyType({}),
-        data: Upload | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        url = URL(f"{self._base}/{name}", encoded=True).with_query(query)
+        return await self._ask(Request("GET", "", _OK, query=query), read)
+
+    async def _check_empty_range(self, name: str, start: int) -> None:
+        # HTTP has no empty range.
+        size = (await self.stat(name)).size
+        if size < start:
+            raise short_object(name, start, 0, size)
+
+    async def _ask(self, request: Request, read: Callable[[Answer], T]) -> T:
+        call = Call()
+
+        def ask() -> T:
+            with self._exchanges.ask(request, call) as answer:
+                return read(answer)
+
+        return await self._finished(request.what, call, self._threads.run(ask))
+
+    async def _finished(self, what: str, call: Call, running: Awaitable[T]) -> T:
+        limit = asyncio.timeout(self._total)
         try:
-            async with self._connected().request(
-                method, url, headers=headers, data=data, allow_redirects=False
-            ) as response:
-                if response.status not in (ok or _SUCCESS[method]):
-                    raise status_error(method, name, response.status, response.reason or "")
-                yield response
-        except aiohttp.ClientSSLError as error:
-            raise StoreRefused(
-                f"no trusted connection to {self._base}",
-                found=str(error),
-                advice="install the authority that signed the server's certificate",
-            ) from error
+            async with limit:
+                return await running
         except TimeoutError as error:
-            raise StoreUnavailable(f"{method} {name} took too long at {self._base}") from error
-        except aiohttp.ClientError as error:
-            raise StoreUnavailable(
-                f"{method} {name} failed at {self._base}", found=f"{type(error).__name__} {error}"
-            ) from error
-
-    def _connected(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                timeout=self._timeout,
-                connector=aiohttp.TCPConnector(limit=self._connections),
-                headers={"Accept-Encoding": "identity"},
-                auto_decompress=False,
-                read_bufsize=_BUFFER,
-            )
-        return self._session
+            if not limit.expired():
+                raise
+            raise StoreUnavailable(f"{what} took too long at {self._origin.address}") from error
+        finally:
+            call.end()
 
 
-def _write(data: bytes, at: int, fd: int, _stop: threading.Event) -> None:
-    write_at(fd, data, at)
+def _range_request(name: str, start: int, length: int) -> Request:
+    headers = {"Range": f"bytes={start}-{start + length - 1}"}
+    return Request("GET", check_name(name), _PART, headers=headers)
 
 
-async def _read_all(response: aiohttp.ClientResponse, name: str, limit: int) -> bytes:
+def _put_request(name: str, body: Upload, headers: Mapping[str, str] = _NONE) -> Request:
+    return Request("PUT", check_name(name), _WRITTEN, headers=headers, body=body)
+
+
+def _nothing(_: Answer) -> None:
+    return None
+
+
+def _read_all(answer: Answer, name: str, limit: int) -> bytes:
     parts = []
     size = 0
-    async for part in response.content.iter_chunked(_BUFFER):
-        size += len(part)
+    while count := answer.readinto(answer.buffer):
+        size += count
         if size > limit:
             raise StoreRefused(
                 f"{name or 'the list of objects'} is too large to be read at once",
                 expected=f"at most {limit} bytes",
                 advice="remove the object if buildsvc did not write it",
             )
-        parts.append(part)
+        parts.append(bytes(answer.buffer[:count]))
     return b"".join(parts)
 
 
-def _check_part(content_range: str, name: str, start: int, length: int) -> None:
+def _check_part(answer: Answer, name: str, start: int, length: int) -> None:
+    content_range = answer.header("Content-Range") or ""
     match = _CONTENT_RANGE.fullmatch(content_range)
     if match is None or int(match[1]) != start or int(match[2]) >= start + length:
         raise not_an_object_server(name, f"{length} bytes from {start}", repr(content_range))
     if int(match[2]) < start + length - 1:
         raise short_object(name, start, length, int(match[2]) + 1)
+
+
+def _check_length(answer: Answer, name: str, length: int, done: int) -> None:
+    if done < length:
+        raise StoreUnavailable(f"{name} arrived cut off", found=f"{length - done} bytes less")
+    if answer.readinto(answer.buffer[:1]):
+        raise not_an_object_server(name, f"{length} bytes", "more")
 
 
 def _modified(date: str | None) -> float | None:
