@@ -35,12 +35,16 @@ class NotCapturedError(CacheError):
 
 @dataclass(frozen=True, slots=True)
 class CapturedTree:
-    """Chunks of a tree and of its files (32 bytes each, concatenated), and its usage."""
+    """Chunks of a tree and of its files (32 bytes each, concatenated), and its usage.
+
+    ``left_out``: why the format cannot hold it; then this is a stand-in with nothing in it.
+    """
 
     tree: bytes
     data: bytes
     usage_bytes: int
     usage_inodes: int
+    left_out: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +219,10 @@ class Captures:
         )
         if skipped or not self._databases:
             raise NotCapturedError(named(skipped) or "the databases")
-        return self._databases.pop()
+        taken = self._databases.pop()
+        if taken.left_out:
+            raise NotCapturedError(f"the databases: {taken.left_out}")
+        return taken
 
     async def close(self) -> None:
         """End captures that still wait for the store; their epoch ends."""
@@ -274,7 +281,11 @@ def named(skipped: Sequence[tuple[ObjectKey, str]]) -> str:
 
 def _tree(message: agent_pb2.CapturedTree) -> CapturedTree:
     return CapturedTree(
-        message.tree_digests, message.data_digests, message.usage_bytes, message.usage_inodes
+        message.tree_digests,
+        message.data_digests,
+        message.usage_bytes,
+        message.usage_inodes,
+        message.left_out,
     )
 
 

@@ -12,6 +12,11 @@ Order, and why each part is safe:
    ended now, so an unchanged count and no such process mean unchanged trees.
 4. The databases are copied, a few megabytes; the daemon goes on.
 5. The copies are checked as a scratch daemon would, captured, uploaded.
+
+What the format cannot hold (a tree beyond its limits) is left out. A cache mount may be empty, or
+older than the rest, at any time: it gets the tree that was restored, or an empty one. A layer may
+not: the records that use it or descend from it are pruned from the daemon, so that what is
+published is whole, and the picture is begun again.
 """
 
 from __future__ import annotations
@@ -62,6 +67,8 @@ class Picture:
     databases: CapturedTree
     used: list[str]
     database_bytes: int
+    #: Cache mounts that are left out, and why.
+    left_out: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,8 @@ class Checkpointer:
         self._end_strays = end_strays
         self._scratch = scratch
         self._max_used_space = max_used_space
+        #: Layers that cannot be cached, and why; their records were pruned.
+        self.pruned: dict[str, str] = {}
 
     async def take(self) -> Picture:
         """Return a picture; every chunk that it names is in the store.
@@ -126,10 +135,42 @@ class Checkpointer:
             frozen, why = await self._freeze(first, before, copied)
             if frozen is None:
                 continue
-            if not await asyncio.to_thread(databases.local_contexts, copied):
-                return await self._finish(frozen, copied)
-            why = "a local context is still in use"
+            if await asyncio.to_thread(databases.local_contexts, copied):
+                why = "a local context is still in use"
+                continue
+            left_out = await self._left_out(frozen[0], copied)
+            if left_out is not None:
+                return await self._finish(frozen, copied, left_out)
+            why = "layers that cannot be cached were pruned"
         raise NotIdle(why)
+
+    async def _left_out(self, state: agent_pb2.State, copied: Path) -> dict[str, str] | None:
+        """Return cache mounts that are left out, or None after layers had to be pruned.
+
+        Raises:
+            NotCapturedError: a layer that cannot be captured cannot be pruned either.
+        """
+        reasons = {
+            s.info.name: tree.left_out
+            for s in state.snapshots
+            if (tree := self._newest(s)) is not None and tree.left_out
+        }
+        if not reasons:
+            return {}
+        records = await asyncio.to_thread(databases.records, copied)
+        layers = {name: why for name, why in reasons.items() if _id(name) not in records.mounts}
+        if not layers:
+            return reasons
+        if tried := [name for name in layers if name in self.pruned]:
+            raise NotCapturedError(
+                f"{tried[0]}: {layers[tried[0]]}, and its record cannot be pruned"
+            )
+        self.pruned |= layers
+        parents = {s.info.name: s.info.parent for s in state.snapshots}
+        useless = [name for name in parents if _descends(name, parents, layers)]
+        ids = [record for name in useless for record in records.ids.get(_id(name), ())]
+        await self._daemon.api.prune([f"id=={record}" for record in ids])
+        return None
 
     async def _expect_idle(self) -> None:
         if active := await self._daemon.api.active_builds():
@@ -206,7 +247,10 @@ class Checkpointer:
         return (state, list(blobs), size), ""
 
     async def _finish(
-        self, frozen: tuple[agent_pb2.State, list[str], int], copied: Path
+        self,
+        frozen: tuple[agent_pb2.State, list[str], int],
+        copied: Path,
+        left_out: dict[str, str],
     ) -> Picture:
         state, blobs, size = frozen
         names = frozenset(s.info.name for s in state.snapshots)
@@ -220,13 +264,20 @@ class Checkpointer:
             databases=taken,
             used=[used.name for used in state.used],
             database_bytes=size,
+            left_out=left_out,
         )
 
-    def _tree(self, state: agent_pb2.SnapshotState) -> CapturedTree | None:
+    def _newest(self, state: agent_pb2.SnapshotState) -> CapturedTree | None:
         name = state.info.name
         if state.info.kind == cache_pb2.SNAPSHOT_KIND_VIEW:
             return None
         return self._restored_trees[name] if self._has_tree(state) else self._captures.trees[name]
+
+    def _tree(self, state: agent_pb2.SnapshotState) -> CapturedTree | None:
+        newest = self._newest(state)
+        if newest is None or not newest.left_out:
+            return newest
+        return self._restored_trees.get(state.info.name, newest)
 
     def _info(self, state: agent_pb2.SnapshotState) -> cache_pb2.SnapshotInfo:
         info = cache_pb2.SnapshotInfo()
@@ -238,6 +289,17 @@ class Checkpointer:
     def _blob(self, digest: str) -> CapturedBlob:
         known = self._restored_blobs.get(digest)
         return known if known is not None else self._captures.blobs[digest]
+
+
+def _id(name: str) -> str:
+    """Return BuildKit's own name of a snapshot, which containerd has put others before."""
+    return name.rpartition("/")[2]
+
+
+def _descends(name: str, parents: dict[str, str], layers: dict[str, str]) -> bool:
+    while name in parents and name not in layers:
+        name = parents[name]
+    return name in layers
 
 
 def _is_active(state: agent_pb2.SnapshotState) -> bool:

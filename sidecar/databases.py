@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
+from collections import defaultdict
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
@@ -133,6 +136,43 @@ def verify(copied: Path, snapshots: frozenset[str]) -> None:
         )
     if not (copied / WORKER_ID).read_bytes().strip():
         raise CorruptObject(f"{WORKER_ID} is empty")
+
+
+@dataclass(frozen=True)
+class Records:
+    """Records of the cache by the name that a snapshot's key ends in: all, and cache mounts."""
+
+    ids: dict[str, list[str]]
+    mounts: frozenset[str]
+
+
+def records(copied: Path) -> Records:
+    """Read which records use which snapshot.
+
+    A record that was committed and not finalized yet has the snapshot of its ``equalMutable``.
+    """
+    ids: defaultdict[str, list[str]] = defaultdict(list)
+    mounts = set[str]()
+    with bolt.Database(copied / METADATA) as database:
+        found = database.root.bucket(b"_main")
+        for key, record in found.buckets() if found is not None else ():
+            values = record.values()
+            name = _text(values.get(b"cache.equalMutable")) or _text(values.get(b"cache.snapshot"))
+            ids[name or key.decode()].append(key.decode())
+            if _text(values.get(b"cache.recordType")) == "exec.cachemount":
+                mounts.add(name or key.decode())
+    return Records(dict(ids), frozenset(mounts))
+
+
+def _text(value: bytes | None) -> str:
+    """The text in one of BuildKit's values, which are JSON; empty where there is none."""
+    if not value:
+        return ""
+    try:
+        text = json.loads(value)["value"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptObject(f"{METADATA}: {value[:80]!r} is no value") from error
+    return text if isinstance(text, str) else ""
 
 
 def local_contexts(copied: Path) -> int:

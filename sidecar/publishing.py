@@ -152,7 +152,7 @@ class Publishing:
             try:
                 # Builds that end from here on are not in the picture.
                 ended = self._ended
-                picture = await self._epoch.checkpointer().take()
+                picture = await self._take()
                 span.end(snapshots=len(picture.snapshots), blobs=len(picture.blobs))
                 generation = await self._publish(picture)
                 self._published, self._failures = ended, 0
@@ -184,6 +184,21 @@ class Publishing:
                 packs=self._epoch.uploaded[0] - packs,
                 uploaded_bytes=self._epoch.uploaded[1] - size,
             )
+
+    async def _take(self) -> Picture:
+        """Take a picture, and say what is not in it."""
+        checkpointer = self._epoch.checkpointer()
+        try:
+            picture = await checkpointer.take()
+        finally:
+            self._left_out("layer", checkpointer.pruned)
+        self._left_out("cache-mount", picture.left_out)
+        return picture
+
+    def _left_out(self, what: str, reasons: dict[str, str]) -> None:
+        for name, reason in reasons.items():
+            self._status.count("left_out", what)
+            log.warning("not published: beyond the limits", what=what, snapshot=name, reason=reason)
 
     async def _publish(self, picture: Picture) -> Generation:
         span = self._status.begin(Kind.PUBLISH, self._key.name)

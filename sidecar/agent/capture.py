@@ -6,6 +6,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
 from buildsvc.cache import chunking, trees
@@ -75,6 +76,18 @@ class TreeCapture:
             self._close_bundle()
         finally:
             self._again.close()
+        return self._captured()
+
+    def run_bare(self) -> CapturedTree:
+        """Read the directory itself only. Raises ChangedWhileReading, OSError."""
+        try:
+            with closing(iter(self._scan)) as found:
+                self._other(next(found))
+        finally:
+            self._again.close()
+        return self._captured()
+
+    def _captured(self) -> CapturedTree:
         return CapturedTree(
             self._tree.finish(),
             bytes(self._tree.digests),

@@ -119,6 +119,7 @@ class TreeCaptured(msgspec.Struct, tag=True, frozen=True):
     data_digests: bytes
     usage_bytes: int
     usage_inodes: int
+    left_out: str = ""
 
 
 class BlobCaptured(msgspec.Struct, tag=True, frozen=True):

@@ -61,6 +61,18 @@ class Packer:
             self._stats.remember(remember, capture.read)
         return captured
 
+    def capture_bare(self, path: Path) -> CapturedTree:
+        """Capture a directory as if nothing were in it."""
+        root = os.open(path, DIRECTORY)
+        try:
+            capture = TreeCapture(
+                root, self._sink, self._large_window, None, grain=chunking.FINE, limits=trees.LIMITS
+            )
+            with self._sink.capturing():
+                return capture.run_bare()
+        finally:
+            os.close(root)
+
     def capture_blob(self, digest: str, path: Path) -> CapturedBlob:
         """Capture the file of a content blob, making sure that it is what `digest` says."""
         algorithm, _, expected = digest.partition(":")

@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from buildsvc.cache import chunking
+from buildsvc.cache import chunking, trees
 from buildsvc.cache.chunks import split_digests
 from buildsvc.cache.packs import FinishedPack, PackWriter
 from sidecar.agent import messages
 from sidecar.agent.channel import END, Channel
+from sidecar.agent.errors import NotCapturable
 from sidecar.agent.pack import Packer
 from sidecar.agent.priority import IdleThread
 from sidecar.agent.sink import ChunkSink
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 class PackTasks:
     """Does one request after another. Its priority is that of the thread that does it."""
 
-    def __init__(self, channel: Channel, staging: Path) -> None:
+    def __init__(
+        self, channel: Channel, staging: Path, limits: trees.Limits = trees.LIMITS
+    ) -> None:
         self._channel = channel
         self._sink = ChunkSink(PackWriter(staging), set(), self._finished)
-        self._packer = Packer(self._sink)
+        self._packer = Packer(self._sink, limits)
         self._idle = IdleThread()
 
     def run(self, request: messages.Request) -> messages.Reply | None:
@@ -50,12 +53,18 @@ class PackTasks:
     def _tree(self, request: messages.CaptureTree) -> messages.Reply:
         path = Path(os.fsdecode(request.path))
         grain = chunking.FINE if request.fine else chunking.COARSE
-        captured = self._packer.capture_tree(path, remember=request.remember, grain=grain)
+        left_out = ""
+        try:
+            captured = self._packer.capture_tree(path, remember=request.remember, grain=grain)
+        except NotCapturable as error:
+            left_out = str(error)
+            captured = self._packer.capture_bare(path)
         return messages.TreeCaptured(
             captured.tree_digests,
             captured.data_digests,
             captured.usage_bytes,
             captured.usage_inodes,
+            left_out,
         )
 
     def _blob(self, request: messages.CaptureBlob) -> messages.Reply:

@@ -257,6 +257,7 @@ def _event(capture: _Capture, reply: messages.Reply) -> agent_pb2.CaptureEvent:
         data_digests=reply.data_digests,
         usage_bytes=reply.usage_bytes,
         usage_inodes=reply.usage_inodes,
+        left_out=reply.left_out,
     )
     if capture.object.kind == agent_pb2.OBJECT_KIND_SNAPSHOT:
         return agent_pb2.CaptureEvent(snapshot=tree)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from sidecar.agent.dirfd import DIRECTORY
@@ -68,7 +68,7 @@ class Scan:
         self._position = 0
         self._links: dict[tuple[int, int], int] = {}
 
-    def __iter__(self) -> Iterator[Found]:
+    def __iter__(self) -> Generator[Found]:
         stack: list[_Level] = []
         try:
             descriptor = os.open(b".", DIRECTORY, dir_fd=self._root)

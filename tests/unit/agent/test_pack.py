@@ -7,15 +7,18 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache import chunking, chunks, trees
-from sidecar.agent import capture, treewriter
+from sidecar.agent import capture, messages, treewriter
 from sidecar.agent.bundle import Bundle, Member
+from sidecar.agent.channel import Channel
 from sidecar.agent.errors import ChangedWhileReading, NotCapturable, StagingUnusable
 from sidecar.agent.pack import Packer
+from sidecar.agent.pack_tasks import PackTasks
 from sidecar.agent.reading import WINDOW, FileReader
 from sidecar.agent.scan import Found
 from sidecar.agent.statcache import RACY_NS, Remembered, StatCache
@@ -303,6 +306,24 @@ def test_a_tree_beyond_the_limits_is_refused(
     (source / "name").touch()
     with pytest.raises(NotCapturable, match=message):
         Packer(cache.sink, limits).capture_tree(source)
+
+
+def test_the_packing_process_gives_a_stand_in_for_a_tree_beyond_the_limits(
+    source: Path, cache: Cache
+) -> None:
+    (source / "name").touch()
+    source.chmod(0o1750)
+    nobody = cast("Channel", None)
+    tasks = PackTasks(nobody, cache.staging, trees.Limits(1, 1000, 1000))
+    reply = tasks.run(messages.CaptureTree(os.fsencode(source), None, idle=False))
+    tasks._sink._writer.discard()
+    assert isinstance(reply, messages.TreeCaptured)
+    assert "more than 1 entries" in reply.left_out
+    bare = cache.packer.capture_bare(source)
+    assert reply.tree_digests == bare.tree_digests
+    (entry,) = trees.parse(cache.read(bare.tree_digests)).entries
+    assert (entry.path, entry.mode, entry.uid) == (b"", 0o41750, os.geteuid())
+    assert (bare.data_digests, bare.usage_inodes) == (b"", 1)
 
 
 @pytest.mark.parametrize("size", [trees.MAX_FILE, trees.MAX_FILE + 1])

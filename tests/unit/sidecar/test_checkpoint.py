@@ -21,6 +21,7 @@ from sidecar.agentclient import AgentClient
 from sidecar.buildkit import BuildKit
 from sidecar.capture import Captures, NotCapturedError, Uploads
 from sidecar.checkpoint import Checkpointer, Daemon, NotIdle
+from sidecar.databases import Records
 from sidecar.status import Status
 from tests.unit.cache.fakes import make_root, write_pack
 from tests.unit.sidecar.fakeagent import FakeAgent, connected
@@ -56,6 +57,7 @@ class FakeDatabases:
         self.blobs: list[dict[str, int]] = [{}]
         self.contexts = [0]
         self.bad = ""
+        self.found = Records({}, frozenset())
         self.verified: frozenset[str] = frozenset()
 
     def transactions(self, _: Path) -> tuple[int, ...]:
@@ -73,6 +75,9 @@ class FakeDatabases:
         self.verified = snapshots
         if self.bad:
             raise CorruptObject(self.bad)
+
+    def records(self, _: Path) -> Records:
+        return self.found
 
     def local_contexts(self, _: Path) -> int:
         return self.contexts.pop(0) if len(self.contexts) > 1 else self.contexts[0]
@@ -235,6 +240,62 @@ async def test_what_can_never_be_captured_is_named(scene: Scene) -> None:
     with pytest.raises(NotCapturedError, match="a: changed"):
         await scene.checkpointer().take()
     assert len(scene.agent.captured) == 2
+
+
+def stand_in(name: str) -> agent_pb2.CaptureEvent:
+    event = tree_event(name)
+    event.snapshot.left_out = "too large"
+    return event
+
+
+@pytest.mark.parametrize("restored", [False, True])
+async def test_a_cache_mount_beyond_the_limits_is_empty_or_as_it_was(
+    scene: Scene, *, restored: bool
+) -> None:
+    name = "buildkit/2/upper"
+    if restored:
+        scene.restored = await asyncio.to_thread(make_root, scene.directory)
+    scene.databases.found = Records({"upper": ["record"]}, frozenset({"upper"}))
+    scene.agent.state = agent_pb2.State(snapshots=[row(name, ACTIVE, touched=1)])
+    scene.agent.captures = [[stand_in(name)], [DATABASES]]
+    picture = await scene.checkpointer().take()
+    assert picture.left_out == {name: "too large"}
+    (_, tree) = picture.snapshots[0]
+    assert tree is not None
+    assert (tree.tree != b"t" * 32) == restored
+    assert len(scene.api.pruned) == 2
+
+
+async def test_layers_beyond_the_limits_are_pruned_with_what_is_on_them(scene: Scene) -> None:
+    below, large, above = row("n/1/below"), row("n/2/large"), row("n/3/above", ACTIVE, touched=2)
+    large.info.parent, above.info.parent = "n/1/below", "n/2/large"
+    ids = {"below": ["b"], "large": ["l"], "above": ["a", "unfinalized"]}
+    scene.databases.found = Records(ids, frozenset())
+    scene.agent.state = agent_pb2.State(snapshots=[below, large, above])
+    scene.agent.frozen_states = [
+        scene.agent.state,
+        agent_pb2.State(snapshots=[below]),
+    ]
+    scene.agent.captures = [
+        [tree_event("n/1/below"), stand_in("n/2/large")],
+        [tree_event("n/3/above")],
+        [tree_event("n/3/above")],
+        [DATABASES],
+    ]
+    taker = scene.checkpointer()
+    picture = await taker.take()
+    assert [info.name for info, _ in picture.snapshots] == ["n/1/below"]
+    assert (("id==l", "id==a", "id==unfinalized"), 0) in scene.api.pruned
+    assert taker.pruned == {"n/2/large": "too large"}
+    assert picture.left_out == {}
+
+
+async def test_a_layer_that_cannot_be_pruned_is_named(scene: Scene) -> None:
+    scene.databases.found = Records({"large": ["l"]}, frozenset())
+    scene.agent.state = agent_pb2.State(snapshots=[row("n/2/large")])
+    scene.agent.captures = [[stand_in("n/2/large")]]
+    with pytest.raises(NotCapturedError, match="n/2/large: too large, and its record cannot"):
+        await scene.checkpointer().take()
 
 
 async def test_databases_of_an_earlier_checkpoint_do_not_stand_in(scene: Scene) -> None:

@@ -51,6 +51,8 @@ class FakeEpoch:
         self.outcomes: list[Exception | asyncio.Event | None] = []
         self.taken = 0
         self.began = asyncio.Event()
+        self.pruned: dict[str, str] = {}
+        self.mounts: dict[str, str] = {}
         self._root = root
 
     async def active_builds(self) -> frozenset[str]:
@@ -78,6 +80,7 @@ class FakeEpoch:
             databases=digests,
             used=["buildkit/1/lower"],
             database_bytes=9,
+            left_out=self.mounts,
         )
 
 
@@ -298,14 +301,23 @@ async def test_two_pods_publish_one_after_the_other(tmp_path: Path) -> None:
         assert (await one.log.read(3)).head.parent == (await one.log.read(2)).digest
 
 
+async def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    async with scene(tmp_path) as it:
+        it.epoch.restored = make_root(tmp_path)
+        it.epoch.mounts = {"buildkit/9/mount": "too large"}
+        it.epoch.pruned = {"buildkit/8/layer": "too large", "buildkit/7/layer": "too large"}
+        assert (await it.publishing.checkpoint()).published
+        assert it.status.counts.family("left_out") == {"cache-mount": 1, "layer": 2}
+
+
 def test_the_trace_of_earlier_pods_is_kept_behind_this_ones(tmp_path: Path) -> None:
     root = make_root(tmp_path)
     infos = [s.info for s in root.snapshots]
-    picture = Picture([(info, None) for info in infos], [], CapturedTree(b"", b"", 0, 0), [], 0)
+    picture = Picture([(info, None) for info in infos], [], CapturedTree(b"", b"", 0, 0), [], 0, {})
     root.trace.cold = True
     root.trace.used[:] = ["buildkit/1/lower", "gone", "buildkit/2/upper"]
     assert list(merged_trace(picture, root).used) == ["buildkit/2/upper", "buildkit/1/lower"]
-    here = Picture(picture.snapshots, [], picture.databases, ["buildkit/1/lower"], 0)
+    here = Picture(picture.snapshots, [], picture.databases, ["buildkit/1/lower"], 0, {})
     merged = merged_trace(here, root)
     assert list(merged.used) == ["buildkit/1/lower", "buildkit/2/upper"]
     assert not merged.cold
