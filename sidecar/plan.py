@@ -87,29 +87,32 @@ class Plan:
         return Content(self._locations(ref.tree), self._locations(ref.data))
 
     def traced(self) -> list[ObjectKey]:
-        """Objects that the last build used, the likeliest first.
+        """Objects that the last build used, the likeliest first."""
+        recent, _ = trace_parts(self.root.trace)
+        return list(self._used(recent))
 
-        A pod that started without a cache used layers in the order in which they were
-        built, so what a rebuild asks for first came last. In a restored pod the order
-        is that of the demands themselves.
+    def rest(self, traced: Sequence[ObjectKey]) -> list[ObjectKey]:
+        """Everything else: what builds before that one used, then the smallest first.
+
+        Snapshots come before blobs.
         """
-        used = list(self.root.trace.used)
-        if self.root.trace.cold:
-            used.reverse()
+        _, earlier = trace_parts(self.root.trace)
+        order = self._used(earlier)
+        left = sorted(self.contents, key=lambda key: (key.is_blob, self.contents[key].stored))
+        order |= dict.fromkeys(left)
+        named = set(traced)
+        return [key for key in order if key not in named]
+
+    def _used(self, names: Iterable[str]) -> dict[ObjectKey, None]:
+        """Return the objects that had to be there for the names to be used, in that order."""
         order: dict[ObjectKey, None] = {}
-        for name in used:
+        for name in names:
             blob = ObjectKey.blob(name)
             if blob in self.contents:
                 order[blob] = None
             for snapshot in self._chain(name):
                 order[snapshot] = None
-        return list(order)
-
-    def rest(self, traced: Sequence[ObjectKey]) -> list[ObjectKey]:
-        """Everything that the trace does not name, smallest first: snapshots, then blobs."""
-        named = set(traced)
-        left = [key for key in self.contents if key not in named]
-        return sorted(left, key=lambda key: (key.is_blob, self.contents[key].stored))
+        return order
 
     def _chain(self, name: str) -> list[ObjectKey]:
         """Return the snapshot and its ancestors as far as they have a tree, bottom first.
@@ -123,3 +126,18 @@ class Plan:
                 chain.append(key)
             name = self._parents[name]
         return chain[::-1]
+
+
+def trace_parts(trace: cache_pb2.Trace) -> tuple[list[str], list[str]]:
+    """Return what the publishing pod used, and what only earlier ones did; the likeliest first.
+
+    A pod that started without a cache used layers in the order in which they were built, so
+    what a rebuild asks for first came last. In a restored pod the order is that of the demands
+    themselves.
+    """
+    used = list(trace.used)
+    recent = max(len(used) - trace.earlier, 0)
+    parts = used[:recent], used[recent:]
+    if trace.cold:
+        parts[0].reverse()
+    return parts

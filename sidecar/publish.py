@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.catalog import BlobChunks, Catalog, SnapshotChunks, TreeChunks
@@ -12,6 +11,7 @@ from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.errors import CacheError, HeadConflict
 from sidecar.capture import CapturedTree
 from sidecar.checkpoint import Picture
+from sidecar.plan import trace_parts
 
 #: Publishers of one key that may win before this one gives up.
 _CONFLICTS = 5
@@ -24,11 +24,10 @@ def merged_trace(picture: Picture, restored: cache_pb2.Root | None) -> cache_pb2
     long as it is still there. A pod that used nothing thus keeps what is known.
     """
     here = {info.name for info, _ in picture.snapshots} | {blob.digest for blob in picture.blobs}
-    earlier: Sequence[str] = restored.trace.used if restored else ()
-    if restored and restored.trace.cold:
-        earlier = list(reversed(earlier))
-    used = dict.fromkeys(name for name in (*picture.used, *earlier) if name in here)
-    return cache_pb2.Trace(cold=restored is None, used=list(used))
+    recent, earlier = ([], []) if restored is None else trace_parts(restored.trace)
+    own = dict.fromkeys(name for name in picture.used or recent if name in here)
+    used = own | dict.fromkeys(name for name in (*recent, *earlier) if name in here)
+    return cache_pb2.Trace(cold=restored is None, used=list(used), earlier=len(used) - len(own))
 
 
 class Publisher:

@@ -57,6 +57,16 @@ def test_the_rest_is_everything_else_once() -> None:
     assert _names(rest) == ["venv", "tools", "sha256:a", "sha256:b"]
 
 
+def test_what_only_earlier_builds_used_leads_the_rest() -> None:
+    root = _root(["apt", "tools", "sha256:b"], cold=False)
+    root.trace.earlier = 2
+    plan = Plan(root)
+    assert _names(plan.traced()) == ["base", "apt"]
+    assert _names(plan.rest(plan.traced())) == ["tools", "sha256:b", "venv", "sha256:a"]
+    root.trace.earlier = 99
+    assert plan.traced() == []
+
+
 def test_contents_are_located() -> None:
     plan = Plan(_root([], cold=False))
     content = plan.contents[ObjectKey.snapshot("apt")]

@@ -316,8 +316,15 @@ def test_the_trace_of_earlier_pods_is_kept_behind_this_ones(tmp_path: Path) -> N
     picture = Picture([(info, None) for info in infos], [], CapturedTree(b"", b"", 0, 0), [], 0, {})
     root.trace.cold = True
     root.trace.used[:] = ["buildkit/1/lower", "gone", "buildkit/2/upper"]
-    assert list(merged_trace(picture, root).used) == ["buildkit/2/upper", "buildkit/1/lower"]
+    merged = merged_trace(picture, root)
+    assert list(merged.used) == ["buildkit/2/upper", "buildkit/1/lower"]
+    assert merged.earlier == 0
     here = Picture(picture.snapshots, [], picture.databases, ["buildkit/1/lower"], 0, {})
     merged = merged_trace(here, root)
     assert list(merged.used) == ["buildkit/1/lower", "buildkit/2/upper"]
+    assert merged.earlier == 1
     assert not merged.cold
+    root.trace.CopyFrom(merged)
+    unused = merged_trace(picture, root)
+    assert unused == merged
+    assert merged_trace(here, None) == cache_pb2.Trace(cold=True, used=["buildkit/1/lower"])
