@@ -75,7 +75,7 @@ def newest(store: Path, key: str) -> Published:
 
 async def _newest(directory: Path, key: str) -> Published:
     version = await buildkit_version(Path(program("buildkitd")))
-    settings = Settings.model_validate({"store": str(directory), "cache_key": key, "root": "/"})
+    settings = Settings.read({"store": str(directory), "cache_key": key, "root": "/"})
     store = open_store(str(directory))
     try:
         log = GenerationLog(store, cache_keys(settings, version).own)

@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pydantic.fields import FieldInfo
-
 from buildsvc.errors import BuildsvcError, UsageError
 from sidecar.endpoint import EarlyBind, settle
-from sidecar.settings import Settings
+from sidecar.setting import Setting
+from sidecar.settings import SETTINGS, Settings
 from sidecar.sources import flag_name, load_settings
 from sidecar.values import parse_duration
 from sidecar.versions import version_text
@@ -134,24 +133,25 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     adders: dict[str, Callable[..., object]] = {}
-    for name, field in Settings.model_fields.items():
-        extra = field.json_schema_extra
-        assert isinstance(extra, dict)
-        title = str(extra["group"])
-        if title not in adders:
-            adders[title] = parser.add_argument_group(title).add_argument
-        _add_setting(adders[title], name, field, str(extra["metavar"]))
+    for name, setting in SETTINGS.items():
+        if setting.group not in adders:
+            adders[setting.group] = parser.add_argument_group(setting.group).add_argument
+        _add_setting(adders[setting.group], name, setting)
 
 
-def _add_setting(add: Callable[..., object], name: str, field: FieldInfo, metavar: str) -> None:
-    text = (field.description or "").replace("%", "%%")
-    if field.default not in (None, "", ()) and "Default:" not in text:
-        text += f" Default: {field.default}."
-    options: dict[str, Any] = {"metavar": metavar, "help": text, "default": argparse.SUPPRESS}
-    if metavar == "on|off":
+def _add_setting(add: Callable[..., object], name: str, setting: Setting) -> None:
+    text = setting.text.replace("%", "%%")
+    if setting.default not in (None, "", ()) and "Default:" not in text:
+        text += f" Default: {setting.default}."
+    options: dict[str, Any] = {
+        "metavar": setting.metavar,
+        "help": text,
+        "default": argparse.SUPPRESS,
+    }
+    if setting.metavar == "on|off":
         # The bare flag switches on.
         options |= {"nargs": "?", "const": "on"}
-    elif field.default == ():
+    elif setting.default == ():
         options["action"] = "append"
     add(flag_name(name), dest=name, **options)
 
@@ -167,7 +167,7 @@ def _add_root(parser: argparse.ArgumentParser) -> None:
 
 def _settings(arguments: argparse.Namespace) -> Settings:
     given = vars(arguments)
-    flags = {name: given[name] for name in Settings.model_fields if name in given}
+    flags = {name: given[name] for name in SETTINGS if name in given}
     return load_settings(flags, os.environ, arguments.config)
 
 

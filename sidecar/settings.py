@@ -5,30 +5,35 @@ of the YAML file that ``--config`` names (``cache_key``), in this order of prece
 :mod:`sidecar.sources` collects them; this module says what they are.
 """
 
+# ruff: noqa: RUF009  setting() makes a field().
+
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
-
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from buildsvc.errors import EnvironmentUnfit
 from sidecar.endpoint import DEFAULT_LISTEN, Address, parse_address
+from sidecar.setting import Setting, WrongSettings, setting
 from sidecar.values import (
-    Duration,
-    HttpListen,
-    Listen,
-    Local,
-    Name,
-    Names,
-    Networks,
-    OnOff,
-    Size,
-    TlsMode,
+    between,
+    one_of,
+    parse_duration,
+    parse_http_listen,
+    parse_integer,
+    parse_listen,
+    parse_name,
+    parse_network,
+    parse_path,
+    parse_size,
+    parse_switch,
+    parse_text,
+    several,
 )
 
 
@@ -40,64 +45,73 @@ def default_root(environ: Mapping[str, str]) -> Path:
     return base / "buildsvc"
 
 
-def _setting(default: object, text: str, metavar: str, group: str) -> Any:  # noqa: ANN401  as Field
-    return Field(
-        default=default,
-        description=text,
-        json_schema_extra={"metavar": metavar, "group": group},
-        validate_default=True,
-    )
-
-
 _HERE, _CACHE, _DAEMON, _WORK, _OUT = "endpoint", "cache", "daemon", "work", "reporting"
 
 
-class Settings(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Settings:
     """The effective settings of one sidecar: validated, immutable, paths absolute."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    root: Local = _setting(
-        "", "Directory for everything local. Default: $XDG_DATA_HOME/buildsvc.", "DIR", _HERE
+    # Required: its default depends on the environment.
+    root: Path = field(
+        metadata={
+            "setting": Setting(
+                parse_path,
+                "",
+                "Directory for everything local. Default: $XDG_DATA_HOME/buildsvc.",
+                "DIR",
+                _HERE,
+            )
+        }
     )
-    listen: Listen = _setting(
-        DEFAULT_LISTEN, "Where buildctl connects to; port 0 chooses one.", "HOST:PORT", _HERE
+    listen: str = setting(
+        parse_listen,
+        DEFAULT_LISTEN,
+        "Where buildctl connects to; port 0 chooses one.",
+        "HOST:PORT",
+        _HERE,
     )
-    endpoint_file: Local | None = _setting(
+    endpoint_file: Path | None = setting(
+        parse_path,
         None,
         "File that the address and the certificates' paths are written to, as JSON. "
         "Default: ROOT/endpoint.json.",
         "FILE",
         _HERE,
     )
-    tls: TlsMode = _setting(
+    tls: Literal["auto", "on", "off"] = setting(
+        one_of("auto", "on", "off"),
         "auto",
         "Mutual TLS with certificates made at start. auto: only where RUN steps could reach "
         "the endpoint otherwise.",
         "auto|on|off",
         _HERE,
     )
-    tls_client_dir: Local | None = _setting(
+    tls_client_dir: Path | None = setting(
+        parse_path,
         None,
         "Directory for the client's ca.pem, cert.pem and key.pem, such as an emptyDir shared "
         "with the image-build step. Default: ROOT/tls/client.",
         "DIR",
         _HERE,
     )
-    allow_reachable_endpoint: OnOff = _setting(
+    allow_reachable_endpoint: bool = setting(
+        parse_switch,
         "off",
         "Accept a plain TCP endpoint that RUN steps of a build can reach.",
         "on|off",
         _HERE,
     )
-    network: Literal["auto", "slirp4netns", "host"] = _setting(
+    network: Literal["auto", "slirp4netns", "host"] = setting(
+        one_of("auto", "slirp4netns", "host"),
         "auto",
         "Network of RUN steps. auto: a namespace of their own where /dev/net/tun works, "
         "else the host's.",
         "auto|slirp4netns|host",
         _HERE,
     )
-    deny_cidr: Networks = _setting(
+    deny_cidr: tuple[str, ...] = setting(
+        several(parse_network),
         (),
         "Network that RUN steps in their own namespace cannot reach, besides the cloud "
         "metadata addresses. May be repeated.",
@@ -105,105 +119,164 @@ class Settings(BaseModel):
         _HERE,
     )
 
-    store: str = _setting(
-        "", "Where the cache is kept: a directory or an URL. Empty: no cache.", "URL", _CACHE
+    store: str = setting(
+        parse_text,
+        "",
+        "Where the cache is kept: a directory or an URL. Empty: no cache.",
+        "URL",
+        _CACHE,
     )
-    cache_key: Name = _setting("default", "Name of the cache, such as a branch.", "NAME", _CACHE)
-    fallback_keys: Names = _setting(
+    cache_key: str = setting(
+        parse_name, "default", "Name of the cache, such as a branch.", "NAME", _CACHE
+    )
+    fallback_keys: tuple[str, ...] = setting(
+        several(parse_name),
         (),
         "Name to try, in this order, where the cache key has no cache yet. May be repeated.",
         "NAME",
         _CACHE,
     )
-    tenant: Name = _setting("default", "Tenant that the cache belongs to.", "NAME", _CACHE)
-    trust_domain: Name = _setting(
-        "default", "Trust domain that the cache is published to.", "NAME", _CACHE
+    tenant: str = setting(
+        parse_name, "default", "Tenant that the cache belongs to.", "NAME", _CACHE
     )
-    publish: Literal["always", "on-success", "never"] = _setting(
-        "always", "After which builds to publish.", "always|on-success|never", _CACHE
+    trust_domain: str = setting(
+        parse_name, "default", "Trust domain that the cache is published to.", "NAME", _CACHE
     )
-    restore: Literal["lazy", "complete"] = _setting(
+    publish: Literal["always", "on-success", "never"] = setting(
+        one_of("always", "on-success", "never"),
+        "always",
+        "After which builds to publish.",
+        "always|on-success|never",
+        _CACHE,
+    )
+    restore: Literal["lazy", "complete"] = setting(
+        one_of("lazy", "complete"),
         "lazy",
         "lazy: clients are served at once, layers come when asked for. complete: clients wait "
         "until everything is local.",
         "lazy|complete",
         _CACHE,
     )
-    demand_timeout: Annotated[Duration, Field(gt=0, le=35)] = _setting(
+    demand_timeout: float = setting(
+        between(parse_duration, "1ms", "35s"),
         "20s",
         "How long a build may wait for one object of the cache; at most 35s.",
         "DURATION",
         _CACHE,
     )
-    grace: Annotated[Duration, Field(ge=0)] = _setting(
-        "600s", "Time from SIGTERM to the end, publishing included.", "DURATION", _CACHE
+    grace: float = setting(
+        between(parse_duration, "0s"),
+        "600s",
+        "Time from SIGTERM to the end, publishing included.",
+        "DURATION",
+        _CACHE,
     )
 
-    max_used_space: Annotated[Size, Field(ge=1_000_000)] | None = _setting(
+    max_used_space: int | None = setting(
+        between(parse_size, "1MB"),
         None,
         "Limit of the daemon's local state; also bounds a generation. Default: 80% of the "
         "space free at start.",
         "SIZE",
         _DAEMON,
     )
-    buildkitd_config: Local | None = _setting(
-        None, "buildkitd.toml to merge with the sidecar's own settings.", "FILE", _DAEMON
+    buildkitd_config: Path | None = setting(
+        parse_path,
+        None,
+        "buildkitd.toml to merge with the sidecar's own settings.",
+        "FILE",
+        _DAEMON,
     )
-    buildkitd: str = _setting("buildkitd", "Program: name or path.", "PROGRAM", _DAEMON)
-    runc: str = _setting("runc", "OCI runtime: name or path.", "PROGRAM", _DAEMON)
-    rootlesskit: str = _setting("rootlesskit", "Program: name or path.", "PROGRAM", _DAEMON)
-    tools_dir: Local | None = _setting(
-        None, "Directory to look for programs in before PATH.", "DIR", _DAEMON
+    buildkitd: str = setting(parse_text, "buildkitd", "Program: name or path.", "PROGRAM", _DAEMON)
+    runc: str = setting(parse_text, "runc", "OCI runtime: name or path.", "PROGRAM", _DAEMON)
+    rootlesskit: str = setting(
+        parse_text, "rootlesskit", "Program: name or path.", "PROGRAM", _DAEMON
     )
-    process_sandbox: OnOff = _setting(
+    tools_dir: Path | None = setting(
+        parse_path, None, "Directory to look for programs in before PATH.", "DIR", _DAEMON
+    )
+    process_sandbox: bool = setting(
+        parse_switch,
         "off",
         "Give RUN steps a /proc of their own; in a pod this needs procMount: Unmasked.",
         "on|off",
         _DAEMON,
     )
-    nofsync: OnOff = _setting(
+    nofsync: bool = setting(
+        parse_switch,
         "on",
         "Answer fsync in the daemon and in RUN steps without work: their disk is thrown away.",
         "on|off",
         _DAEMON,
     )
 
-    download_concurrency: Annotated[int, Field(ge=1, le=256)] = _setting(
-        8, "Downloads at a time.", "N", _WORK
+    download_concurrency: int = setting(
+        between(parse_integer, "1", "256"), 8, "Downloads at a time.", "N", _WORK
     )
-    unpack_workers: Annotated[int, Field(ge=1, le=64)] = _setting(
+    unpack_workers: int = setting(
+        between(parse_integer, "1", "64"),
         min(4, os.cpu_count() or 1),
         "Processes that unpack. Default: one a CPU, up to 4.",
         "N",
         _WORK,
     )
-    staging_limit: Annotated[Size, Field(ge=64 << 20)] = _setting(
-        "512MiB", "Bytes of downloads that wait to be unpacked.", "SIZE", _WORK
+    staging_limit: int = setting(
+        between(parse_size, "64MiB"),
+        "512MiB",
+        "Bytes of downloads that wait to be unpacked.",
+        "SIZE",
+        _WORK,
     )
 
-    http_listen: HttpListen = _setting(
+    http_listen: str = setting(
+        parse_http_listen,
         "127.0.0.1:8378",
         "Where health, status, metrics and the timeline page are served; off: nowhere.",
         "HOST:PORT",
         _OUT,
     )
-    log_format: Literal["auto", "human", "json"] = _setting(
-        "auto", "auto: human on a terminal, else JSON.", "auto|human|json", _OUT
+    log_format: Literal["auto", "human", "json"] = setting(
+        one_of("auto", "human", "json"),
+        "auto",
+        "auto: human on a terminal, else JSON.",
+        "auto|human|json",
+        _OUT,
     )
-    log_level: Literal["debug", "info", "warning", "error"] = _setting(
-        "info", "Least severe that is logged.", "LEVEL", _OUT
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        one_of("debug", "info", "warning", "error"),
+        "info",
+        "Least severe that is logged.",
+        "LEVEL",
+        _OUT,
     )
 
-    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
-    @model_validator(mode="after")
-    def _together(self) -> Self:
+    @classmethod
+    def read(cls, values: Mapping[str, object]) -> Self:
+        """Return settings of values as people write them. Raises WrongSettings with all of it."""
+        problems = [(name, "no such setting") for name in values if name not in SETTINGS]
+        known: dict[str, Any] = {}
+        for name, kind in SETTINGS.items():
+            if name in values:
+                try:
+                    known[name] = kind.read(values[name])
+                except ValueError as error:
+                    problems.append((name, str(error)))
+        if problems:
+            raise WrongSettings(problems)
+        settings = cls(**known)
+        if wrong := settings._together():
+            raise WrongSettings([("", wrong)])
+        return settings
+
+    def _together(self) -> str:
         if self.tls == "off" and not self.allow_reachable_endpoint and not self.address.loopback:
-            raise ValueError(
+            return (
                 f"tls: off on {self.listen} lets RUN steps drive the daemon; use tls: auto, listen "
                 "on 127.0.0.1, or say allow_reachable_endpoint: on"
             )
-        return self
+        return ""
 
     @property
     def address(self) -> Address:
@@ -247,19 +320,23 @@ class Settings(BaseModel):
 
     def origin(self, name: str) -> str:
         """Say where a setting's value came from: a flag, a variable, a file, or the default."""
-        return self._origins.get(name, "default")
+        return self.origins.get(name, "default")
 
     def with_origins(self, origins: Mapping[str, str]) -> Self:
         """Return the same settings that know where each value came from."""
-        copy = self.model_copy()
-        copy._origins = dict(origins)  # noqa: SLF001  of this class
-        return copy
+        return replace(self, origins=dict(origins))
 
     def shown(self) -> dict[str, Any]:
         """Return every setting as it would be written, passwords in URLs masked."""
-        values = self.model_dump(mode="json")
+        values = {name: kind.written(getattr(self, name)) for name, kind in SETTINGS.items()}
         values["store"] = masked_url(self.store)
         return values
+
+
+SETTINGS: Mapping[str, Setting] = {
+    entry.name: entry.metadata["setting"] for entry in fields(Settings) if entry.metadata
+}
+"""Every setting by name, in the order of the help."""
 
 
 def masked_url(url: str) -> str:

@@ -9,10 +9,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from buildsvc.errors import ConfigError
-from sidecar.settings import Settings, default_root
+from sidecar.setting import WrongSettings
+from sidecar.settings import SETTINGS, Settings, default_root
 
 PREFIX = "BUILDSVC_"
 
@@ -33,8 +32,8 @@ class _Collected:
     problems: list[str] = field(default_factory=list)
 
     def offer(self, name: str, value: object, origin: str) -> None:
-        if name not in Settings.model_fields:
-            near = get_close_matches(name, Settings.model_fields, 1)
+        if name not in SETTINGS:
+            near = get_close_matches(name, SETTINGS, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             self.problems.append(f"{origin}: no such setting{hint}")
         elif name not in self.values:
@@ -70,9 +69,12 @@ def load_settings(
     _refuse_secrets(found)
     settings = None
     try:
-        settings = Settings.model_validate(found.values)
-    except ValidationError as error:
-        found.problems += _explain(error, found.origins)
+        settings = Settings.read(found.values)
+    except WrongSettings as error:
+        found.problems += [
+            f"{found.origins.get(name, name)}: {reason}" if name else reason
+            for name, reason in error.problems
+        ]
     if settings is None or found.problems:
         raise ConfigError("\n".join(["the settings are wrong:", *found.problems]))
     return settings.with_origins(found.origins)
@@ -82,7 +84,7 @@ def _is_setting(variable: str) -> bool:
     name = variable.removeprefix(PREFIX)
     if name == variable or name in _NOT_OURS:
         return False
-    return name.lower() in Settings.model_fields or not _SERVICE_LINK.search(name)
+    return name.lower() in SETTINGS or not _SERVICE_LINK.search(name)
 
 
 def _read_file(path: Path, problems: list[str]) -> Mapping[object, object]:
@@ -115,18 +117,3 @@ def _refuse_secrets(found: _Collected) -> None:
                 "--store: has a password in it, which other processes could read; set "
                 f"{PREFIX}STORE or the file's store instead"
             )
-
-
-def _explain(error: ValidationError, origins: Mapping[str, str]) -> list[str]:
-    lines = []
-    for detail in error.errors(include_url=False, include_context=False):
-        name = str(detail["loc"][0]) if detail["loc"] else ""
-        text = detail["msg"].removeprefix("Value error, ")
-        if not name:
-            lines.append(text)
-            continue
-        found = detail["input"]
-        # Validators of this package quote what they found.
-        quoted = "" if repr(found) in text else f", found {found!r}"
-        lines.append(f"{origins.get(name, name)}: {text}{quoted}")
-    return lines

@@ -1,16 +1,21 @@
-"""The types of settings: how each kind is read from text, checked, and written back."""
+"""The kinds of settings: how each is read from text, checked, and written back.
+
+What reads a value takes what a flag, a variable or YAML gives, and raises ValueError that says
+what was expected.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer
+from typing import TypeVar
 
 from sidecar.endpoint import parse_address
+
+_T = TypeVar("_T")
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {
@@ -58,7 +63,8 @@ def size_text(count: int) -> str:
     return str(count)
 
 
-def _switch(value: object) -> bool:
+def parse_switch(value: object) -> bool:
+    """Return whether it is on; YAML's booleans are understood."""
     words = {"on": True, "true": True, "yes": True, "1": True}
     words |= {"off": False, "false": False, "no": False, "0": False}
     if isinstance(value, bool):
@@ -68,62 +74,95 @@ def _switch(value: object) -> bool:
     raise ValueError(f"{value!r} is no switch; write on or off")
 
 
-def _switch_text(value: bool) -> str:  # noqa: FBT001  pydantic calls it
-    return "on" if value else "off"
+def switch_text(on: bool) -> str:  # noqa: FBT001  the value that is written
+    """Write a switch so that :func:`parse_switch` reads it back."""
+    return "on" if on else "off"
 
 
-def _yaml_switch(value: object) -> object:
-    """Give back the word that YAML 1.1 reads as a boolean."""
-    return _switch_text(value) if isinstance(value, bool) else value
+def parse_text(value: object) -> str:
+    """Return the text as it is."""
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, found {value!r}")  # noqa: TRY004  of the user's
+    return value
 
 
-def _absolute(path: Path) -> Path:
+def parse_integer(value: object) -> int:
+    """Return a number that is written as one."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if not re.fullmatch(r"[+-]?\d+", str(value).strip()):
+        raise ValueError(f"expected a whole number, found {value!r}")
+    return int(str(value))
+
+
+def parse_path(value: object) -> Path:
+    """Return the path, made absolute; ``~`` is the user's home."""
+    text = str(value) if isinstance(value, Path) else parse_text(value)
     # Not resolve(): a symbolic link is the user's choice, and is looked at when it is used.
-    return Path(os.path.abspath(path.expanduser()))
+    return Path(os.path.abspath(os.path.expanduser(text)))
 
 
-def _listen(text: str) -> str:
-    return str(parse_address(text))
+def parse_listen(value: object) -> str:
+    """Return HOST:PORT in its canonical form."""
+    return str(parse_address(parse_text(value)))
 
 
-def _http_listen(text: str) -> str:
-    return "off" if text.strip().lower() in ("off", "false") else str(parse_address(text))
+def parse_http_listen(value: object) -> str:
+    """Return HOST:PORT, or ``off``, which YAML 1.1 reads as a boolean."""
+    if value is False or (isinstance(value, str) and value.strip().lower() in ("off", "false")):
+        return "off"
+    return parse_listen(value)
 
 
-def _name(text: str) -> str:
+def parse_name(value: object) -> str:
+    """Return a name of 1 to 200 characters."""
+    text = parse_text(value)
     if not re.fullmatch(r"[^\x00-\x20\x7f]{1,200}", text):
         raise ValueError(f"{text!r} is no name; write 1 to 200 characters without spaces")
     return text
 
 
-def _words(value: object) -> object:
-    """Split what the environment or a YAML scalar gives as one string, at commas."""
-    if isinstance(value, str):
-        return [word.strip() for word in value.split(",") if word.strip()]
-    return value
+def parse_network(value: object) -> str:
+    """Return an IP network in its canonical form."""
+    return str(ip_network(parse_text(value), strict=False))
 
 
-def _network(text: str) -> str:
-    return str(ip_network(text, strict=False))
+def several(read: Callable[[object], _T]) -> Callable[[object], tuple[_T, ...]]:
+    """Return what reads a list; the environment and a YAML scalar separate by commas."""
+
+    def read_all(value: object) -> tuple[_T, ...]:
+        if isinstance(value, str):
+            value = [word.strip() for word in value.split(",") if word.strip()]
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"expected a list, found {value!r}")  # noqa: TRY004  of the user's
+        return tuple(read(item) for item in value)
+
+    return read_all
 
 
-Duration = Annotated[
-    float, BeforeValidator(parse_duration), PlainSerializer(duration_text, return_type=str)
-]
-"""Seconds, written as ``20s``, ``1.5m`` or ``1h30m``."""
+def one_of(*words: str) -> Callable[[object], str]:
+    """Return what reads one of these words, ``on`` and ``off`` also as YAML's booleans."""
 
-Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(size_text, return_type=str)]
-"""Bytes, written as ``512MiB`` (powers of 1024) or ``20GB`` (powers of 1000)."""
+    def read(value: object) -> str:
+        word = switch_text(value) if isinstance(value, bool) else value
+        if word not in words:
+            raise ValueError(f"expected {', '.join(words[:-1])} or {words[-1]}, found {value!r}")
+        return str(word)
 
-OnOff = Annotated[bool, BeforeValidator(_switch), PlainSerializer(_switch_text, return_type=str)]
-"""A switch, written as ``on`` or ``off``; YAML's booleans are understood."""
+    return read
 
-Local = Annotated[Path, AfterValidator(_absolute)]
-"""A path, made absolute where it is read; ``~`` is the user's home."""
 
-Listen = Annotated[str, AfterValidator(_listen)]
-HttpListen = Annotated[str, BeforeValidator(_yaml_switch), AfterValidator(_http_listen)]
-TlsMode = Annotated[Literal["auto", "on", "off"], BeforeValidator(_yaml_switch)]
-Name = Annotated[str, AfterValidator(_name)]
-Names = Annotated[tuple[Name, ...], BeforeValidator(_words)]
-Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_words)]
+def between(
+    read: Callable[[object], float], least: str, most: str = ""
+) -> Callable[[object], float]:
+    """Return what reads a number from ``least`` to ``most``, which ``read`` reads too."""
+
+    def read_bounded(value: object) -> float:
+        found = read(value)
+        # Not the other way round: nothing can be said of a number that is none.
+        if not (read(least) <= found and (not most or found <= read(most))):
+            limits = f"at least {least}" + (f" and at most {most}" if most else "")
+            raise ValueError(f"expected {limits}, found {value!r}")
+        return found
+
+    return read_bounded

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from sidecar import cli
-from sidecar.settings import Settings
+from sidecar.settings import SETTINGS
 from sidecar.sources import flag_name
 
 
@@ -45,7 +45,7 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         cli.main(["run", "--help"])
     text = capsys.readouterr().out
-    for name in Settings.model_fields:
+    for name in SETTINGS:
         assert f"  {flag_name(name)} " in text
 
 

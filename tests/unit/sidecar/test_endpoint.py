@@ -146,7 +146,7 @@ def loaded_by(*modules: str) -> set[str]:
 def test_the_endpoint_module_imports_nothing_heavy() -> None:
     loaded = loaded_by("sidecar.__main__")
     assert "sidecar.endpoint" in loaded
-    heavy = {"pydantic", "yaml", "asyncio", "logging", "aiohttp", "grpc", "rich", "argparse"}
+    heavy = {"msgspec", "yaml", "asyncio", "logging", "aiohttp", "grpc", "rich", "argparse"}
     assert not heavy & loaded
 
 
@@ -155,7 +155,7 @@ def test_the_lifecycle_loads_no_library_before_it_is_needed() -> None:
     assert {"sidecar.epoch", "grpc"} <= loaded
     # A fresh pod's start waits for the processor. The pages and the display come later, and
     # logging is the standard library's.
-    assert not {"aiohttp", "rich", "pygments", "attr", "structlog"} & loaded
+    assert not {"aiohttp", "rich", "pygments", "attr", "structlog", "pydantic"} & loaded
 
 
 def test_run_on_a_taken_port_ends_with_ex_unavailable(taken: Address) -> None:

@@ -78,7 +78,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     directory = tmp_path_factory.mktemp("e")
     (directory / "buildkitd").touch(mode=0o755)
     values = {"root": directory, "tools_dir": directory, "publish": "never", "demand_timeout": 1}
-    return Settings.model_validate(values)
+    return Settings.read(values)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ def settings(tmp_path: Path, **values: object) -> Settings:
     programs.mkdir(exist_ok=True)
     for name in ("buildkitd", "runc", "rootlesskit"):
         (programs / name).touch(0o755)
-    return Settings.model_validate({"root": tmp_path / "root", "tools_dir": programs, **values})
+    return Settings.read({"root": tmp_path / "root", "tools_dir": programs, **values})
 
 
 def test_nothing_is_passed_that_is_not_named() -> None:

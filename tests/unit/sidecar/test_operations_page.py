@@ -10,7 +10,7 @@ import pytest
 
 from buildsvc import errors
 from sidecar.metrics import registry
-from sidecar.settings import Settings
+from sidecar.settings import SETTINGS
 from sidecar.sources import flag_name
 from sidecar.status import ColdReason, Generation, Phase, SkipReason, Status
 
@@ -24,9 +24,9 @@ def test_every_setting_and_its_default(page: str) -> None:
     rows = {
         match[1]: match[0] for match in re.finditer(r"^\| `(--[a-z-]+)` \|.*$", page, re.MULTILINE)
     }
-    assert rows.keys() == {flag_name(name) for name in Settings.model_fields}
-    for name, field in Settings.model_fields.items():
-        text = (field.description or "").replace("|", r"\|")
+    assert rows.keys() == {flag_name(name) for name in SETTINGS}
+    for name, field in SETTINGS.items():
+        text = field.text.replace("|", r"\|")
         stated = re.search(r" Default: (.*)\.$", text)
         assert text[: stated.start() if stated else None] in rows[flag_name(name)]
         default = stated[1].lower() if stated else field.default

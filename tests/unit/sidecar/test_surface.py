@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -57,7 +58,7 @@ async def test_both_are_there_while_it_is_entered(settings: Settings) -> None:
 
 async def test_pages_can_be_switched_off(settings: Settings) -> None:
     status = Status()
-    off = settings.model_copy(update={"http_listen": "off"})
+    off = replace(settings, http_listen="off")
     async with surface(off, status, NoCommands()):
         assert status.http == ""
 
@@ -65,7 +66,7 @@ async def test_pages_can_be_switched_off(settings: Settings) -> None:
 async def test_a_port_that_was_asked_for_must_be_free(settings: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         wanted = f"127.0.0.1:{taken.getsockname()[1]}"
-        chosen = settings.model_copy(update={"http_listen": wanted})
+        chosen = replace(settings, http_listen=wanted)
         with pytest.raises(EnvironmentUnfit, match="another process listens"):
             async with surface(chosen, Status(), NoCommands()):
                 pytest.fail("it must not begin")
@@ -74,8 +75,7 @@ async def test_a_port_that_was_asked_for_must_be_free(settings: Settings) -> Non
 async def test_a_port_that_nobody_chose_gives_way(settings: Settings, tmp_path: Path) -> None:
     first, second = Status(), Status()
     async with surface(settings, first, NoCommands()):
-        taken = {"root": tmp_path / "b", "http_listen": first.http}
-        defaults = settings.model_copy(update=taken).with_origins({})
+        defaults = replace(settings, root=tmp_path / "b", http_listen=first.http).with_origins({})
         async with surface(defaults, second, NoCommands()):
             assert second.http.startswith("127.0.0.1:")
             assert second.http != first.http
