@@ -23,7 +23,7 @@ from sidecar.status import Advice, Status
 from sidecar.timeline import Kind
 from tests.unit.cache.fakes import MemoryStore
 from tests.unit.sidecar.fakeagent import generation
-from tests.unit.sidecar.fakenamespace import FakeNamespace
+from tests.unit.sidecar.fakenamespace import FakeNamespace, grpc_kept
 from tests.unit.sidecar.test_locate import MINE
 
 
@@ -95,9 +95,10 @@ def paths(settings: Settings) -> EpochPaths:
 
 @pytest_asyncio.fixture
 async def scene(settings: Settings, launch: Launch, paths: EpochPaths) -> AsyncIterator[Scene]:
-    it = Scene(settings, launch, paths)
-    yield it
-    await it.epoch.close(0)
+    with grpc_kept():
+        it = Scene(settings, launch, paths)
+        yield it
+        await it.epoch.close(0)
 
 
 async def test_an_agent_that_cannot_be_started(scene: Scene) -> None:
