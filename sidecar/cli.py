@@ -174,8 +174,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 def _run(arguments: argparse.Namespace, early: EarlyBind | None) -> int:
     settings = _settings(arguments)
     listener = settle(early, settings.address)
-    from sidecar.lifecycle import run
     from sidecar.logs import LogOptions, Logs
+    from sidecar.run import run
     from sidecar.status import Status
 
     options = LogOptions(settings.log_format, settings.log_level, settings.root / "logs")

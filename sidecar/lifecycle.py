@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
-from collections.abc import AsyncIterator, Coroutine, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from buildsvc.cache.generations import GenerationLog
-from buildsvc.errors import BuildsvcError, CannotCreate, EnvironmentUnfit, UsageError
+from buildsvc.errors import CannotCreate, EnvironmentUnfit, UsageError
 from buildsvc.store.contract import Store
 from sidecar import cachestore, rootdir
 from sidecar.agent.routes import METADATA
@@ -28,16 +26,14 @@ from sidecar.endpoint_file import write_endpoint_file
 from sidecar.epoch import Epoch, Lost
 from sidecar.guardclient import Namespace
 from sidecar.launch import Launch, allowed
-from sidecar.locate import Cold, Found, Loadable, locate
 from sidecar.log import get_logger
 from sidecar.paths import EpochPaths, epoch_paths, left_over, next_number
-from sidecar.patience import Patience
 from sidecar.publish import Publisher
 from sidecar.publishing import Policy, Publishing
+from sidecar.restoring import Restoration
 from sidecar.rootlesskit import NamespaceOptions
 from sidecar.settings import Settings
-from sidecar.status import Generation, Phase, Status
-from sidecar.timeline import Kind
+from sidecar.status import Phase, Status
 from sidecar.tls import Certificates, needs_tls
 from sidecar.userns import EndedEarly, network_mode
 from sidecar.versions import BUILDKIT_VERSION
@@ -46,43 +42,6 @@ log = get_logger(__name__)
 
 #: Seconds of the grace period that stopping daemon and namespace may take.
 _STOP_WITHIN = 10.0
-
-
-async def run(settings: Settings, listener: socket.socket, status: Status) -> int:
-    """Run one sidecar until SIGTERM or SIGINT; return the exit code.
-
-    Raises:
-        BuildsvcError: it cannot start; the text says what to do.
-    """
-    # Imported late: its HTTP server takes longer to import than all the rest.
-    from sidecar.surface import surface
-
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with AsyncExitStack() as stack:
-        root = await stack.enter_async_context(rootdir.locked(settings.root))
-        store = await stack.enter_async_context(_store(settings, status))
-        life = Lifecycle(settings, listener, status, root, store=store, stop=stop)
-        await stack.enter_async_context(surface(settings, status, life))
-        await life.run()
-    # Nobody listens any more.
-    await asyncio.to_thread(settings.endpoint_path.unlink, missing_ok=True)
-    status.enter(Phase.STOPPED)
-    return 0
-
-
-@asynccontextmanager
-async def _store(settings: Settings, status: Status) -> AsyncIterator[Store | None]:
-    if not settings.store:
-        yield None
-        return
-    store = cachestore.cache_store(settings, status.store)
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 def _network(settings: Settings) -> Literal["own", "host"]:
@@ -129,6 +88,7 @@ class Lifecycle:
         # Only the cache needs to know it, and asking takes as long as making a namespace.
         asking = asyncio.ensure_future(cachestore.buildkit_version(settings.program("buildkitd")))
         self._version = asking
+        self._restoration = Restoration(settings, self._store, self._listener, self._status, asking)
         self._network = await asyncio.to_thread(_network, settings)
         self._launch = Launch(settings, os.environ, await self._endpoint())
         left = await asyncio.to_thread(left_over, self._root.path)
@@ -296,93 +256,13 @@ class Lifecycle:
         Raises:
             Lost: the generation spoilt the root.
         """
-        opening = asyncio.ensure_future(epoch.open())
-        try:
-            if cold:
-                await opening
-                return
-            self._status.enter(Phase.RESTORING, "the cache is being located")
-            span = self._status.begin(Kind.RESTORE, self._settings.cache_key)
-            try:
-                found, loadable = await self._patiently(self._fetched(epoch))
-                epoch.prefetch(loadable)
-                await opening
-                await epoch.load(loadable)
-                await self._completed(epoch)
-                self._announce(found)
-                span.end(number=found.generation.number)
-            except Cold as reason:
-                # Where there is a generation that could not be used, it is not to be replaced
-                # by what a failed build leaves.
-                self._replaces = reason.reason not in ("no-store", "no-generation")
-                self._status.went_cold(reason.reason, str(reason))
-                log.warning("starting cold", reason=str(reason))
-                span.end("cold", reason=str(reason))
-                await opening
-            finally:
-                span.end("failed")
-        finally:
-            await asyncio.gather(opening, return_exceptions=True)
-
-    async def _completed(self, epoch: Epoch) -> None:
-        """Put on disk what must be there before the daemon, as long as clients can wait.
-
-        Raises:
-            Lost: it cannot be had, or not in time.
-        """
-        if self._settings.restore == "complete":
-            await epoch.complete(lambda _: True)
-        elif epoch.needs_blobs:
-            blobs = asyncio.ensure_future(epoch.complete(lambda key: key.is_blob))
-            try:
-                if not await Patience(self._listener).wait(blobs):
-                    raise Lost("leases do not work here, and fetching all blobs takes too long")
-                await blobs
-            finally:
-                blobs.cancel()
-
-    async def _fetched(self, epoch: Epoch) -> tuple[Found, Loadable]:
-        if self._store is None:
-            raise Cold("no-store", "no store is set (--store)")
-        keys = cachestore.cache_keys(self._settings, await asyncio.shield(self._version))
-
-        async def fetched(found: Found) -> tuple[Found, Loadable]:
-            try:
-                return found, await epoch.fetch(found)
-            except BuildsvcError as problem:
-                self._status.failed(problem)
-                number = found.generation.number
-                log.warning("generation not used", generation=number, reason=str(problem))
-                raise
-            except OSError as problem:
-                self._status.failed(problem)
-                raise Cold("no-room", f"the databases cannot be written: {problem}") from problem
-
-        return await locate(self._store, keys.all, fetched)
-
-    async def _patiently(
-        self, fetching: Coroutine[object, object, tuple[Found, Loadable]]
-    ) -> tuple[Found, Loadable]:
-        """Wait as long as clients can; with ``--restore=complete`` they wait for everything."""
-        task = asyncio.ensure_future(fetching)
-        try:
-            if self._settings.restore == "complete" or await Patience(self._listener).wait(task):
-                return await task
-        finally:
-            task.cancel()
-        raise Cold("time-out", "the store did not give the databases in time")
-
-    def _announce(self, found: Found) -> None:
-        head = found.generation.head
-        generation = Generation(
-            asked_key=self._settings.cache_key,
-            found_key=found.key.name,
-            number=head.number,
-            created_unix=head.created_unix_ns / 1e9,
-        )
-        objects = len(found.root.blobs) + sum(s.HasField("tree") for s in found.root.snapshots)
-        self._status.restores(generation, objects)
-        log.info("restored", key=found.key.name, generation=head.number, objects=objects)
+        if cold:
+            await epoch.open()
+            return
+        reason = await self._restoration.into(epoch)
+        # Where there is a generation that could not be used, it is not to be replaced by what a
+        # failed build leaves.
+        self._replaces = reason not in (None, "no-store", "no-generation")
 
     async def _serve(self, epoch: Epoch) -> None:
         """Serve builds until ``stop``, then publish what is left.

@@ -1,0 +1,128 @@
+"""Bringing the newest generation into an empty root, as long as clients can wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Coroutine
+
+from buildsvc.errors import BuildsvcError
+from buildsvc.store.contract import Store
+from sidecar import cachestore
+from sidecar.epoch import Epoch, Lost
+from sidecar.locate import Cold, Found, Loadable, locate
+from sidecar.log import get_logger
+from sidecar.patience import Patience
+from sidecar.settings import Settings
+from sidecar.status import Generation, Phase, Status
+from sidecar.timeline import Kind
+
+log = get_logger(__name__)
+
+
+class Restoration:
+    """Restores into one epoch. ``version`` resolves with that of buildkitd."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store | None,
+        listener: socket.socket,
+        status: Status,
+        version: asyncio.Future[str],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._listener = listener
+        self._status = status
+        self._version = version
+
+    async def into(self, epoch: Epoch) -> str | None:
+        """Open the epoch and lay the newest generation into it; why that was not done, if so.
+
+        Raises:
+            Lost: the generation spoilt the root.
+        """
+        opening = asyncio.ensure_future(epoch.open())
+        self._status.enter(Phase.RESTORING, "the cache is being located")
+        span = self._status.begin(Kind.RESTORE, self._settings.cache_key)
+        try:
+            found, loadable = await self._patiently(self._fetched(epoch))
+            epoch.prefetch(loadable)
+            await opening
+            await epoch.load(loadable)
+            await self._completed(epoch)
+            self._announce(found)
+            span.end(number=found.generation.number)
+        except Cold as cold:
+            self._status.went_cold(cold.reason, str(cold))
+            log.warning("starting cold", reason=str(cold))
+            span.end("cold", reason=str(cold))
+            await opening
+            return cold.reason
+        else:
+            return None
+        finally:
+            span.end("failed")
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+
+    async def _completed(self, epoch: Epoch) -> None:
+        """Put on disk what must be there before the daemon, as long as clients can wait.
+
+        Raises:
+            Lost: it cannot be had, or not in time.
+        """
+        if self._settings.restore == "complete":
+            await epoch.complete(lambda _: True)
+        elif epoch.needs_blobs:
+            blobs = asyncio.ensure_future(epoch.complete(lambda key: key.is_blob))
+            try:
+                if not await Patience(self._listener).wait(blobs):
+                    raise Lost("leases do not work here, and fetching all blobs takes too long")
+                await blobs
+            finally:
+                blobs.cancel()
+
+    async def _fetched(self, epoch: Epoch) -> tuple[Found, Loadable]:
+        if self._store is None:
+            raise Cold("no-store", "no store is set (--store)")
+        keys = cachestore.cache_keys(self._settings, await asyncio.shield(self._version))
+
+        async def fetched(found: Found) -> tuple[Found, Loadable]:
+            try:
+                return found, await epoch.fetch(found)
+            except BuildsvcError as problem:
+                self._status.failed(problem)
+                number = found.generation.number
+                log.warning("generation not used", generation=number, reason=str(problem))
+                raise
+            except OSError as problem:
+                self._status.failed(problem)
+                raise Cold("no-room", f"the databases cannot be written: {problem}") from problem
+
+        return await locate(self._store, keys.all, fetched)
+
+    async def _patiently(
+        self, fetching: Coroutine[object, object, tuple[Found, Loadable]]
+    ) -> tuple[Found, Loadable]:
+        """Wait as long as clients can; with ``--restore=complete`` they wait for everything."""
+        task = asyncio.ensure_future(fetching)
+        try:
+            if self._settings.restore == "complete" or await Patience(self._listener).wait(task):
+                return await task
+        finally:
+            task.cancel()
+        raise Cold("time-out", "the store did not give the databases in time")
+
+    def _announce(self, found: Found) -> None:
+        head = found.generation.head
+        generation = Generation(
+            asked_key=self._settings.cache_key,
+            found_key=found.key.name,
+            number=head.number,
+            created_unix=head.created_unix_ns / 1e9,
+        )
+        objects = len(found.root.blobs) + sum(s.HasField("tree") for s in found.root.snapshots)
+        self._status.restores(generation, objects)
+        log.info("restored", key=found.key.name, generation=head.number, objects=objects)

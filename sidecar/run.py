@@ -1,0 +1,52 @@
+"""What a sidecar is built from, in which order, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from buildsvc.store.contract import Store
+from sidecar import cachestore, rootdir
+from sidecar.lifecycle import Lifecycle
+from sidecar.settings import Settings
+from sidecar.status import Phase, Status
+
+
+async def run(settings: Settings, listener: socket.socket, status: Status) -> int:
+    """Run one sidecar until SIGTERM or SIGINT; return the exit code.
+
+    Raises:
+        BuildsvcError: it cannot start; the text says what to do.
+    """
+    # Imported late: its HTTP server takes longer to import than all the rest.
+    from sidecar.surface import surface
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        root = await stack.enter_async_context(rootdir.locked(settings.root))
+        store = await stack.enter_async_context(_store(settings, status))
+        life = Lifecycle(settings, listener, status, root, store=store, stop=stop)
+        await stack.enter_async_context(surface(settings, status, life))
+        await life.run()
+    # Nobody listens any more.
+    await asyncio.to_thread(settings.endpoint_path.unlink, missing_ok=True)
+    status.enter(Phase.STOPPED)
+    return 0
+
+
+@asynccontextmanager
+async def _store(settings: Settings, status: Status) -> AsyncIterator[Store | None]:
+    if not settings.store:
+        yield None
+        return
+    store = cachestore.cache_store(settings, status.store)
+    try:
+        yield store
+    finally:
+        await store.close()
