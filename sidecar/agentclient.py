@@ -61,6 +61,10 @@ class AgentClient:
         async for event in self._stub.Capture(request):
             yield event
 
+    async def forget(self, chunk_digests: bytes) -> None:
+        """Let the packer take chunks (32 bytes each, concatenated) as not stored."""
+        await self._stub.Forget(agent_pb2.ForgetRequest(chunk_digests=chunk_digests))
+
     async def release_pack(self, path: Path) -> None:
         """Let the agent delete an uploaded pack."""
         await self._stub.ReleasePack(agent_pb2.ReleasePackRequest(path=str(path)))

@@ -14,6 +14,7 @@ import grpc.aio
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.catalog import Catalog
+from buildsvc.cache.chunks import split_digests
 from buildsvc.cache.packs import pack_name
 from buildsvc.errors import CacheError, StoreError
 from buildsvc.store.contract import Store
@@ -70,7 +71,7 @@ class Uploads:
     ) -> None:
         self._store = store
         self._agent = agent
-        self._catalog = catalog
+        self.catalog = catalog
         self._status = status
         self._slots = asyncio.Semaphore(concurrency)
         self._failed: list[agent_pb2.PackFile] = []
@@ -135,7 +136,7 @@ class Uploads:
         self.bytes += pack.size
         self.packs += 1
         self._status.packed(pack.size)
-        self._catalog.add_pack(
+        self.catalog.add_pack(
             pack.digest,
             pack.size,
             chunk_digests=pack.chunk_digests,
@@ -223,6 +224,24 @@ class Captures:
         if taken.left_out:
             raise NotCapturedError(f"the databases: {taken.left_out}")
         return taken
+
+    async def forget_pack(self, digest: bytes) -> None:
+        """Take a pack as lost: what is captured from now on is stored anew, as far as it was in it.
+
+        Raises:
+            AioRpcError: the agent is gone.
+        """
+        dropped = self._uploads.catalog.drop_pack(digest)
+        if not dropped:
+            return
+        await self._agent.forget(b"".join(dropped))
+        lost = frozenset(dropped)
+        for name, tree in list(self.trees.items()):
+            if not lost.isdisjoint(split_digests(tree.tree + tree.data)):
+                del self.trees[name]
+        for name, blob in list(self.blobs.items()):
+            if not lost.isdisjoint(split_digests(blob.data)):
+                del self.blobs[name]
 
     async def close(self) -> None:
         """End captures that still wait for the store; their epoch ends."""

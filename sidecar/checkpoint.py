@@ -17,13 +17,16 @@ What the format cannot hold (a tree beyond its limits) is left out. A cache moun
 older than the rest, at any time: it gets the tree that was restored, or an empty one. A layer may
 not: the records that use it or descend from it are pruned from the daemon, so that what is
 published is whole, and the picture is begun again.
+
+Packs that restoring found lost or corrupt count as not stored: what was in them and is on disk is
+stored again; snapshots whose bytes are nowhere any more are pruned like layers beyond the limits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +34,7 @@ import grpc.aio
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache.chunks import split_digests
 from sidecar import databases
 from sidecar.agentclient import AgentClient
 from sidecar.buildkit import BuildKit
@@ -92,6 +96,7 @@ class Checkpointer:
         *,
         end_strays: Callable[[], Awaitable[int]],
         restored: cache_pb2.Root | None,
+        lost_packs: Collection[bytes],
         scratch: Path,
         max_used_space: int,
     ) -> None:
@@ -100,7 +105,8 @@ class Checkpointer:
         self._captures = captures
         self._uploads = uploads
         self._restored_trees = restored_trees(restored) if restored else {}
-        self._restored_blobs = restored_blobs(restored) if restored else {}
+        self._restored_blobs = self._all_blobs = restored_blobs(restored) if restored else {}
+        self._lost_packs = lost_packs
         self._end_strays = end_strays
         self._scratch = scratch
         self._max_used_space = max_used_space
@@ -119,6 +125,7 @@ class Checkpointer:
         if self._max_used_space:
             await self._daemon.api.prune(max_used_space=self._max_used_space)
         await self._captures.drained()
+        await self._forget_lost()
         copied = self._scratch / "databases"
         why = skipped = ""
         for _ in range(_ATTEMPTS):
@@ -144,21 +151,37 @@ class Checkpointer:
             why = "layers that cannot be cached were pruned"
         raise NotIdle(why)
 
+    async def _forget_lost(self) -> None:
+        """Let nothing be deduplicated against packs that were found to be lost."""
+        for pack in list(self._lost_packs):
+            await self._captures.forget_pack(pack)
+        if self._lost_packs:
+            whole = self._whole
+            trees, blobs = self._restored_trees, self._restored_blobs
+            self._restored_trees = {n: t for n, t in trees.items() if whole(t.tree + t.data)}
+            self._restored_blobs = {n: b for n, b in blobs.items() if whole(b.data)}
+
+    def _whole(self, digests: bytes) -> bool:
+        catalog = self._uploads.catalog
+        return all(digest in catalog for digest in split_digests(digests))
+
     async def _left_out(self, state: agent_pb2.State, copied: Path) -> dict[str, str] | None:
         """Return cache mounts that are left out, or None after layers had to be pruned.
 
         Raises:
             NotCapturedError: a layer that cannot be captured cannot be pruned either.
         """
+        lost = {s.info.name: "its bytes are lost" for s in state.snapshots if self._is_lost(s)}
         reasons = {
             s.info.name: tree.left_out
             for s in state.snapshots
-            if (tree := self._newest(s)) is not None and tree.left_out
+            if s.info.name not in lost and (tree := self._newest(s)) is not None and tree.left_out
         }
-        if not reasons:
+        if not reasons and not lost:
             return {}
         records = await asyncio.to_thread(databases.records, copied)
         layers = {name: why for name, why in reasons.items() if _id(name) not in records.mounts}
+        layers |= lost
         if not layers:
             return reasons
         if tried := [name for name in layers if name in self.pruned]:
@@ -183,7 +206,10 @@ class Checkpointer:
         committed = [
             s.info.name
             for s in state.snapshots
-            if _is_committed(s) and not self._has_tree(s) and s.info.name not in trees
+            if _is_committed(s)
+            and not self._has_tree(s)
+            and s.info.name not in trees
+            and not self._is_lost(s)
         ]
         blobs = await self._missing_blobs(state)
         requests = []
@@ -201,6 +227,14 @@ class Checkpointer:
         """
         known = state.info.name in self._restored_trees
         return known and (_is_committed(state) or not state.touched)
+
+    def _is_lost(self, state: agent_pb2.SnapshotState) -> bool:
+        """Whether neither this pod nor the store has the bytes."""
+        return (
+            state.info.kind != cache_pb2.SNAPSHOT_KIND_VIEW
+            and state.residency == agent_pb2.RESIDENCY_LAZY
+            and state.info.name not in self._restored_trees
+        )
 
     async def _missing_blobs(self, state: agent_pb2.State) -> list[str]:
         lazy = _lazy_blobs(state)
@@ -258,6 +292,7 @@ class Checkpointer:
         taken = await self._captures.capture_databases(copied)
         await self._uploads.flush()
         await asyncio.to_thread(shutil.rmtree, copied)
+        self._check_stored(state)
         return Picture(
             snapshots=[(self._info(s), self._tree(s)) for s in state.snapshots],
             blobs=[self._blob(digest) for digest in sorted(blobs)],
@@ -266,6 +301,20 @@ class Checkpointer:
             database_bytes=size,
             left_out=left_out,
         )
+
+    def _check_stored(self, state: agent_pb2.State) -> None:
+        """Make sure of every tree: one captured while its pack was found lost would not be whole.
+
+        Raises:
+            NotCapturedError: one is not; it is captured again next time.
+        """
+        if not self._lost_packs:
+            return
+        for row in state.snapshots:
+            tree = self._tree(row)
+            if tree is not None and not self._whole(tree.tree + tree.data):
+                self._captures.trees.pop(row.info.name, None)
+                raise NotCapturedError(f"{row.info.name}: what it has in common with a lost pack")
 
     def _newest(self, state: agent_pb2.SnapshotState) -> CapturedTree | None:
         name = state.info.name
@@ -287,8 +336,11 @@ class Checkpointer:
         return info
 
     def _blob(self, digest: str) -> CapturedBlob:
-        known = self._restored_blobs.get(digest)
-        return known if known is not None else self._captures.blobs[digest]
+        for known in (self._restored_blobs, self._captures.blobs):
+            if digest in known:
+                return known[digest]
+        # Lost and not on disk: its record may be of use without it.
+        return self._all_blobs[digest]
 
 
 def _id(name: str) -> str:

@@ -5,13 +5,22 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import ParamSpec
 
 from buildsvc.cache import chunks
+from buildsvc.cache.packs import pack_digest
 from buildsvc.cache.roots import Location
+from buildsvc.errors import CorruptObject, ObjectNotFound, ShortObject
 from buildsvc.store.contract import Store
 from sidecar.segments import SegmentPlan, cut
 
@@ -87,6 +96,8 @@ class Downloads:
         self._staging = staging
         self._slots = slots
         self._names = itertools.count(1)
+        #: Digests of packs that turned out missing, cut short or corrupt.
+        self.lost: set[bytes] = set()
         #: Segments downloaded so far: whoever waits in the queue sees that it moves.
         self.finished = 0
 
@@ -134,20 +145,33 @@ class Downloads:
         self, locations: Iterable[Location], urgency: Urgency
     ) -> AsyncGenerator[tuple[int, bytes], None]:
         """Download the chunks and yield each with its place among them."""
-        for plan in cut(list(enumerate(locations))):
+        numbered = list(enumerate(locations))
+        for plan in cut(numbered):
             async with self._slots.download(plan.size, urgency):
-                got = [
-                    await self._store.get_range(part.name, part.start, part.length)
-                    for part in plan.ranges
-                ]
+                got = []
+                for part in plan.ranges:
+                    with self._noticing(part.name):
+                        got.append(await self._store.get_range(part.name, part.start, part.length))
             self._slots.unstage(plan.size)
             buffer = b"".join(got)
             for chunk in plan.chunks:
                 stored = buffer[chunk.offset : chunk.offset + chunk.stored]
-                yield (
-                    chunk.chunk,
-                    await asyncio.to_thread(chunks.decode, stored, chunk.length, chunk.digest),
-                )
+                try:
+                    data = await asyncio.to_thread(
+                        chunks.decode, stored, chunk.length, chunk.digest
+                    )
+                except CorruptObject:
+                    self.lost.add(numbered[chunk.chunk][1].pack)
+                    raise
+                yield chunk.chunk, data
+
+    @contextmanager
+    def _noticing(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (ObjectNotFound, ShortObject):
+            self.lost.add(pack_digest(name))
+            raise
 
     async def _write(self, plan: SegmentPlan, path: Path) -> None:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
@@ -155,9 +179,10 @@ class Downloads:
         descriptor = os.open(path, flags, 0o600)
         try:
             for part in plan.ranges:
-                await self._store.get_range_to(
-                    part.name, part.start, part.length, descriptor, part.at
-                )
+                with self._noticing(part.name):
+                    await self._store.get_range_to(
+                        part.name, part.start, part.length, descriptor, part.at
+                    )
         except BaseException:
             await asyncio.to_thread(path.unlink)
             raise

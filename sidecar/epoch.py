@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -80,6 +80,7 @@ class Epoch:
         #: Ends of builds, for whoever decides about publishing.
         self.finished: asyncio.Queue[BuildFinished] = asyncio.Queue()
         self._restorer: Restorer | None = None
+        self._lost_packs: Collection[bytes] = ()
         self._restoring: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._answered = asyncio.Event()
@@ -131,6 +132,7 @@ class Epoch:
 
     def prefetch(self, ready: Loadable) -> None:
         """Begin to download what the last build used, also before the agent is there."""
+        self._lost_packs = ready.downloads.lost
         self._restorer = Restorer(
             self._agent,
             ready.downloads,
@@ -281,6 +283,7 @@ class Epoch:
             self._uploads,
             end_strays=self._namespace.end_strays,
             restored=self.restored,
+            lost_packs=self._lost_packs,
             scratch=self._paths.scratch,
             max_used_space=self._launch.max_used_space,
         )

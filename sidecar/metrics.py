@@ -22,7 +22,7 @@ _LABELLED = {
     "checkpoints_skipped": ("checkpoints_skipped", "reason", "Checkpoints that were not taken."),
     "cold_starts": ("cold_starts", "reason", "Starts of the daemon without a cache."),
     "errors": ("errors", "class", "Errors, by class; also those that were overcome."),
-    "left_out": ("left_out", "what", "Times that something beyond the limits was not published."),
+    "left_out": ("left_out", "what", "Snapshots that were not published: too large, or lost."),
     "builds": ("builds", "outcome", "Builds that ended."),
 }
 _PLAIN = {

@@ -198,7 +198,7 @@ class Publishing:
     def _left_out(self, what: str, reasons: dict[str, str]) -> None:
         for name, reason in reasons.items():
             self._status.count("left_out", what)
-            log.warning("not published: beyond the limits", what=what, snapshot=name, reason=reason)
+            log.warning("left out of the cache", what=what, snapshot=name, reason=reason)
 
     async def _publish(self, picture: Picture) -> Generation:
         span = self._status.begin(Kind.PUBLISH, self._key.name)

@@ -49,6 +49,8 @@ class Catalog:
 
     def __init__(self) -> None:
         self._locations: dict[bytes, Location] = {}
+        # Where chunks were that no pack is known to have any more.
+        self._lost: dict[bytes, Location] = {}
         self._pack_sizes: dict[bytes, int] = {}
 
     @classmethod
@@ -67,8 +69,11 @@ class Catalog:
         return chunk_digest in self._locations
 
     def locate(self, chunk_digest: bytes) -> Location:
-        """Where a chunk is. Raises CorruptObject when no pack is known to have it."""
-        location = self._locations.get(chunk_digest)
+        """Where a chunk is, or was: what nobody has cannot be stored again, and is named as it was.
+
+        Raises CorruptObject when no pack is known to have or have had it.
+        """
+        location = self._locations.get(chunk_digest) or self._lost.get(chunk_digest)
         if location is None:
             raise CorruptObject(f"chunk {chunk_digest.hex()} is in no pack that is known")
         return location
@@ -91,14 +96,12 @@ class Catalog:
         for chunk, offset, stored, length in rows:
             self._locations.setdefault(chunk, Location(chunk, digest, offset, stored, length))
 
-    def drop_pack(self, digest: bytes) -> None:
-        """Forgets a pack that turned out lost or corrupt, with all its chunks."""
-        self._pack_sizes.pop(digest, None)
-        self._locations = {
-            chunk: location
-            for chunk, location in self._locations.items()
-            if location.pack != digest
-        }
+    def drop_pack(self, digest: bytes) -> list[bytes]:
+        """Takes a pack as lost or corrupt; the chunks that are in no other one, as far as known."""
+        lost = [chunk for chunk, at in self._locations.items() if at.pack == digest]
+        for chunk in lost:
+            self._lost[chunk] = self._locations.pop(chunk)
+        return lost
 
     def build_root(
         self,

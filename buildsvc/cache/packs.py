@@ -80,6 +80,11 @@ def pack_name(pack_digest: bytes) -> str:
     return f"packs/{text[:2]}/{text}"
 
 
+def pack_digest(name: str) -> bytes:
+    """The digest of the pack of that name."""
+    return bytes.fromhex(name.rpartition("/")[2])
+
+
 class PackWriter:
     """Writes chunks into pack files in a directory, one pack open at a time.
 

@@ -101,6 +101,13 @@ class AgentService(agent_pb2_grpc.AgentServicer):
             await self._packer.release(Path(request.path))
             return agent_pb2.ReleasePackResponse()
 
+    async def Forget(  # noqa: N802
+        self, request: agent_pb2.ForgetRequest, context: Context
+    ) -> agent_pb2.ForgetResponse:
+        async with statuses(context):
+            await self._packer.forget(request.chunk_digests)
+            return agent_pb2.ForgetResponse()
+
     async def Freeze(  # noqa: N802
         self,
         request: agent_pb2.FreezeRequest,  # noqa: ARG002

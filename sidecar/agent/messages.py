@@ -50,6 +50,12 @@ class Know(msgspec.Struct, tag=True, frozen=True):
     digests: bytes
 
 
+class Forget(msgspec.Struct, tag=True, frozen=True):
+    """Digests, concatenated, of chunks that are not stored after all. Has no answer."""
+
+    digests: bytes
+
+
 class CaptureTree(msgspec.Struct, tag=True, frozen=True):
     """A directory; `remember`: the name under which it may be captured again.
 
@@ -78,7 +84,7 @@ class Proceed(msgspec.Struct, tag=True, frozen=True):
     """Answer to Packed: there is room for one more pack."""
 
 
-Request = Prepare | Fill | Finish | Know | CaptureTree | CaptureBlob | Flush | Proceed
+Request = Prepare | Fill | Finish | Know | Forget | CaptureTree | CaptureBlob | Flush | Proceed
 
 
 class Prepared(msgspec.Struct, tag=True, frozen=True):

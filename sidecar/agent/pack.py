@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,11 @@ class Packer:
         if remember is not None:
             self._stats.remember(remember, capture.read)
         return captured
+
+    def forget(self, digests: Iterable[bytes]) -> None:
+        """Take chunks as not stored; files that may be in them are read again."""
+        self._sink.forget(digests)
+        self._stats = StatCache()
 
     def capture_bare(self, path: Path) -> CapturedTree:
         """Capture a directory as if nothing were in it."""

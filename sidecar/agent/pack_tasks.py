@@ -37,6 +37,9 @@ class PackTasks:
             case messages.Know(digests):
                 self._sink.know(split_digests(digests))
                 return None
+            case messages.Forget(digests):
+                self._packer.forget(split_digests(digests))
+                return None
             case messages.Flush():
                 self._sink.flush()
                 return messages.Done()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache.chunks import split_digests
 from sidecar.agent import messages
 from sidecar.agent.errors import WorkerLost
 from sidecar.agent.process import Process, WorkerDied
@@ -71,13 +72,24 @@ class PackerClient:
         digests = await asyncio.to_thread(_chunk_digests, root)
         async with self._lock:
             self._known += digests
-            if self._process is None:
-                return
-            try:
-                await self._process.send(messages.Know(digests))
-            except WorkerDied:
-                # The next one is told everything when it starts.
-                await self._end()
+            await self._tell(messages.Know(digests))
+
+    async def forget(self, digests: bytes) -> None:
+        """Take chunks as not stored. Raises CorruptObject."""
+        lost = frozenset(split_digests(digests))
+        async with self._lock:
+            known = split_digests(bytes(self._known))
+            self._known = bytearray().join(one for one in known if one not in lost)
+            await self._tell(messages.Forget(digests))
+
+    async def _tell(self, request: messages.Know | messages.Forget) -> None:
+        if self._process is None:
+            return
+        try:
+            await self._process.send(request)
+        except WorkerDied:
+            # The next one is told everything when it starts.
+            await self._end()
 
     def capture_snapshot(self, name: str, path: Path, *, idle: bool, again: bool) -> Events:
         """Pack the directory `path`; the last event is `snapshot` or `skipped`."""

@@ -87,6 +87,9 @@ class Packer(Protocol):
     async def know(self, root: Path) -> None:
         """Takes the chunks of a serialised `Root` as stored already."""
 
+    async def forget(self, digests: bytes) -> None:
+        """Takes chunks (digests, concatenated) as not stored. Raises CorruptObject."""
+
     def capture_snapshot(
         self, name: str, path: Path, *, idle: bool, again: bool
     ) -> AsyncGenerator[agent_pb2.CaptureEvent, None]:

@@ -68,6 +68,10 @@ class ChunkSink:
         """Take chunks as stored already."""
         self._known.update(digests)
 
+    def forget(self, digests: Iterable[bytes]) -> None:
+        """Take chunks as not stored."""
+        self._known.difference_update(digests)
+
     def flush(self) -> None:
         """Close the open pack, if there is one."""
         with _staging():

@@ -60,6 +60,9 @@ class Packer:
         self.known: list[Path] = []
         self.captured: list[tuple[str, bool]] = []
 
+    async def forget(self, digests: bytes) -> None:
+        raise AssertionError(f"{digests!r} should not be forgotten")
+
     async def know(self, root: Path) -> None:
         self.known.append(root)
 

@@ -149,6 +149,27 @@ async def test_a_known_chunk_is_not_packed(
         assert not again.packs
 
 
+async def test_a_forgotten_chunk_is_packed_again(client: PackerClient, source: Path) -> None:
+    stored = Stored()
+    for again in (False, True, False):
+        # Whether the process lives on or not.
+        capture = client.capture_snapshot("s", source, idle=False, again=True)
+        await stored.take(client, capture)
+        await stored.take(client, client.flush())
+        packed = set(stored.chunks)
+        assert packed
+        await client.forget(b"".join(packed))
+        if again:
+            await dead(client)
+        stored = Stored()
+        capture = client.capture_snapshot("s", source, idle=False, again=True)
+        await stored.take(client, capture)
+        await stored.take(client, client.flush())
+        assert set(stored.chunks) == packed
+        await client.forget(b"".join(packed))
+        stored = Stored()
+
+
 async def test_what_cannot_be_captured_is_skipped(client: PackerClient, tmp_path: Path) -> None:
     stored = Stored()
     (event,) = await stored.take(

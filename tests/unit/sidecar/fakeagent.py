@@ -44,6 +44,7 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
         #: The capture with this number, from 0, breaks off after its events.
         self.breaks_at = -1
         self.released: list[str] = []
+        self.forgotten: list[bytes] = []
         #: Captures wait after their first event until a pack has been released: no room.
         self.full = False
         self.room = asyncio.Event()
@@ -107,6 +108,12 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
         self.released.append(request.path)
         self.room.set()
         return agent_pb2.ReleasePackResponse()
+
+    async def Forget(  # noqa: N802
+        self, request: agent_pb2.ForgetRequest, _: Context
+    ) -> agent_pb2.ForgetResponse:
+        self.forgotten.append(request.chunk_digests)
+        return agent_pb2.ForgetResponse()
 
     async def Load(self, _: agent_pb2.LoadRequest, __: Context) -> agent_pb2.LoadResponse:  # noqa: N802
         return agent_pb2.LoadResponse()

@@ -209,3 +209,21 @@ def test_what_a_generation_has_counts_as_captured(tmp_path: Path) -> None:
     assert (len(tree.tree), len(tree.data), tree.usage_bytes) == (32, 64, 7)
     (blob,) = blobs.values()
     assert (blob.size, blob.mtime_ns, len(blob.data)) == (1500, 5, 32)
+
+
+async def test_what_was_captured_of_a_lost_pack_is_forgotten(tmp_path: Path) -> None:
+    agent = FakeAgent()
+    lost = write_pack(tmp_path, [b"one", b"two"])
+    kept = write_pack(tmp_path, [b"three"])
+    one, other = tree_event("a"), tree_event("b")
+    one.snapshot.data_digests = lost.chunk_digests
+    one.snapshot.tree_digests = other.snapshot.data_digests = kept.chunk_digests
+    other.snapshot.tree_digests = kept.chunk_digests
+    agent.captures = [[pack_event(lost), pack_event(kept), one, other]]
+    async with scene(tmp_path, agent) as (captures, _, catalog, _):
+        await captures.capture(REQUEST)
+        await captures.forget_pack(lost.digest)
+        await captures.forget_pack(lost.digest)
+        assert list(captures.trees) == ["b"]
+        assert agent.forgotten == [lost.chunk_digests]
+        assert len(catalog) == 1

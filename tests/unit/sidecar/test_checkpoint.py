@@ -103,6 +103,8 @@ class Scene:
         self.restored: cache_pb2.Root | None = None
         #: How many processes RUN steps have left, at each look.
         self.strays = [0]
+        self.lost_packs: set[bytes] = set()
+        self.catalog = Catalog()
         self._client = client
 
     async def _end_strays(self) -> int:
@@ -110,7 +112,7 @@ class Scene:
 
     def checkpointer(self) -> Checkpointer:
         store = FaultyStore(LocalStore(self.directory / "store"), self.script)
-        uploads = Uploads(store, self._client, Catalog(), Status(), 2)
+        uploads = Uploads(store, self._client, self.catalog, Status(), 2)
         (self.directory / "scratch").mkdir(exist_ok=True)
         return Checkpointer(
             Daemon(self.pid, self.directory, self.api),
@@ -119,6 +121,7 @@ class Scene:
             uploads,
             end_strays=self._end_strays,
             restored=self.restored,
+            lost_packs=self.lost_packs,
             scratch=self.directory / "scratch",
             max_used_space=1000,
         )
@@ -295,6 +298,41 @@ async def test_a_layer_that_cannot_be_pruned_is_named(scene: Scene) -> None:
     scene.agent.state = agent_pb2.State(snapshots=[row("n/2/large")])
     scene.agent.captures = [[stand_in("n/2/large")]]
     with pytest.raises(NotCapturedError, match="n/2/large: too large, and its record cannot"):
+        await scene.checkpointer().take()
+
+
+async def test_what_was_in_a_lost_pack_is_captured_again(scene: Scene) -> None:
+    root = scene.restored = await asyncio.to_thread(make_root, scene.directory)
+    scene.catalog = Catalog.from_root(root)
+    scene.lost_packs = {pack.digest for pack in root.packs}
+    (blob,) = root.blobs
+    scene.databases.blobs = [{blob.digest: blob.size}]
+    scene.databases.found = Records({"upper": ["record"]}, frozenset())
+    lower, upper = row("buildkit/1/lower"), row("buildkit/2/upper")
+    upper.residency = agent_pb2.RESIDENCY_LAZY
+    captured = agent_pb2.CaptureEvent(
+        blob=agent_pb2.CapturedBlob(digest=blob.digest, size=blob.size, mtime_ns=6)
+    )
+    pack = await asyncio.to_thread(write_pack, scene.directory, [b"new"])
+    tree = tree_event("buildkit/1/lower")
+    tree.snapshot.tree_digests = tree.snapshot.data_digests = pack.chunk_digests
+    scene.agent.state = agent_pb2.State(snapshots=[lower, upper])
+    scene.agent.frozen_states = [scene.agent.state, agent_pb2.State(snapshots=[lower])]
+    scene.agent.captures = [[pack_event(pack), tree, captured], [DATABASES]]
+    taker = scene.checkpointer()
+    picture = await taker.take()
+    assert scene.agent.forgotten == [root.chunk_digests]
+    assert list(scene.agent.captured[0].snapshots) == ["buildkit/1/lower"]
+    assert list(scene.agent.captured[0].blobs) == [blob.digest]
+    assert taker.pruned == {"buildkit/2/upper": "its bytes are lost"}
+    assert [one.mtime_ns for one in picture.blobs] == [6]
+
+
+async def test_a_tree_that_refers_to_a_lost_pack_is_not_published(scene: Scene) -> None:
+    scene.lost_packs = {b"p" * 32}
+    scene.agent.state = agent_pb2.State(snapshots=[row("a")])
+    scene.agent.captures = [[tree_event("a")], [DATABASES]]
+    with pytest.raises(NotCapturedError, match="a lost pack"):
         await scene.checkpointer().take()
 
 

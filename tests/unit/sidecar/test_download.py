@@ -9,8 +9,9 @@ import pytest
 
 from buildsvc.cache import chunks
 from buildsvc.cache.packs import pack_name
-from buildsvc.errors import CorruptObject
+from buildsvc.errors import CorruptObject, ObjectNotFound
 from sidecar.download import Downloads, Slots
+from sidecar.segments import cut
 from tests.unit.cache.fakes import MemoryStore, make_catalog
 
 
@@ -149,5 +150,14 @@ async def test_content_is_the_same_in_memory_and_in_a_file(tmp_path: Path) -> No
     store.objects[name] = bytes(len(store.objects[name]))
     with pytest.raises(CorruptObject):
         await downloads.content_file(locations, lambda: 0)
+    assert downloads.lost == {locations[0].pack}
+    downloads.lost.clear()
+    del store.objects[name]
+    (plan,) = cut(enumerate(locations[:1]))
+    for failing in (downloads.content(locations, lambda: 0), downloads.segment(plan, lambda: 0)):
+        with pytest.raises(ObjectNotFound):
+            await failing
+        assert downloads.lost == {locations[0].pack}
+        downloads.lost.clear()
     assert list((tmp_path / "down").iterdir()) == []
     assert slots._staged == 0

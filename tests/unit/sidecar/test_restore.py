@@ -190,6 +190,8 @@ async def test_a_prefetch_that_fails_harms_nobody(scene: Scene, trouble: str) ->
         # A fill that was broken off may have begun with nothing.
         assert sum(bool(data) for data in scene.agent.filled.values()) == 4
         assert scene.lost.empty()
+        # Only of a chunk that was corrupt twice is its pack to blame.
+        assert bool(scene.downloads.lost) == (trouble == "corrupt")
     assert sum(scene.status.counts.family("errors").values()) == 1
 
 

@@ -1,0 +1,68 @@
+"""A pack that the store has lost: what was in it is stored again by the pod that still has it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.integration.sidecars import BASE, State, context, pod, write
+from tests.integration.stored import Stored, flip
+
+pytestmark = pytest.mark.integration
+
+
+def of_one_layer_only(store: Stored) -> Path:
+    """A pack with nothing in it but the large file's content."""
+    root = store.root(len(store.heads))
+    packs = {at.pack for at in store.databases(len(store.heads))}
+    trees = {chunk for item in root.snapshots for chunk in item.tree.tree}
+    packs |= {root.packs[root.chunk_packs[chunk]].digest for chunk in trees}
+    (first, *_) = [pack.digest for pack in root.packs if pack.digest not in packs]
+    return store.pack(first)
+
+
+@pytest.mark.parametrize("how", ["missing", "corrupt"])
+async def test_the_next_pod_is_whole(directory: Path, how: str) -> None:
+    # More than two packs hold, so that one of them has nothing else.
+    noise = random.Random(1).randbytes(60 << 20)
+    place = context(
+        directory / "context",
+        BASE + "COPY f /f\nCOPY noise /noise\nRUN cat /f > /g\n",
+        {"f": "1\n", "noise": noise},
+    )
+    store = Stored(directory / "store")
+    flag = f"--store={store.directory}"
+    async with pod(directory / "one", flag) as one:
+        await one.build(place)
+        assert (await one.checkpoint())["published"]
+        assert await one.stop() == 0
+    lost = of_one_layer_only(store)
+    if how == "missing":
+        lost.unlink()
+    else:
+        for at in range(1000, lost.stat().st_size - 10_000, 100_000):
+            flip(lost, at)
+    async with pod(directory / "two", flag) as two:
+        await two.until(failed)
+        # The same content on another layer: nobody needs the lost one.
+        write(place, {"f": "2\n"})
+        build = await two.build(place)
+        assert any("noise" in step for step in build.ran)
+        report = await two.checkpoint()
+        assert report["published"], report
+        assert (await two.status())["counts"].get("roots_lost", 0) == 0
+        assert await two.stop() == 0
+    newest = store.root(len(store.heads))
+    assert lost.name not in {pack.digest.hex() for pack in newest.packs}
+    async with pod(directory / "three", flag, "--restore=complete") as three:
+        state = await three.status()
+        assert state["restored"]["number"] == len(store.heads)
+        assert (await three.build(place)).ran == []
+        assert ((await three.export(place)) / "noise").read_bytes() == noise
+        assert await three.stop() == 0
+
+
+def failed(state: State) -> bool:
+    return any(s["kind"] == "fetch" and s["outcome"] == "failed" for s in state["timeline"])
