@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import msgspec
+
+from sidecar.agent.dirfd import DIRECTORY
+from sidecar.agent.errors import ChangedWhileReading
+from sidecar.agent.scan import Scan
 
 _BLOCK = 512
 """Unit of st_blocks in bytes, whatever the file system's own block size."""
@@ -22,6 +27,15 @@ def measure(root: str) -> Usage:
 
     Raises OSError when the tree cannot be read or changes underneath.
     """
+    try:
+        return _by_path(root)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return _by_descriptor(root)
+
+
+def _by_path(root: str) -> Usage:
     seen: set[tuple[int, int]] = set()
     total = 0
     top = os.lstat(root)
@@ -38,3 +52,17 @@ def measure(root: str) -> Usage:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(entry.path)
     return Usage(total * _BLOCK, len(seen))
+
+
+def _by_descriptor(root: str) -> Usage:
+    """The same for a tree that is deeper than a path can name; it takes twice as long."""
+    descriptor = os.open(root, DIRECTORY)
+    try:
+        scan = Scan(descriptor)
+        for _ in scan:
+            pass
+    except ChangedWhileReading as error:
+        raise OSError(errno.EAGAIN, str(error), root) from error
+    finally:
+        os.close(descriptor)
+    return Usage(scan.usage_bytes, scan.usage_inodes)

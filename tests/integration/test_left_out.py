@@ -90,3 +90,33 @@ async def test_a_layer_beyond_the_limits_stops_nothing_else(memory: Path) -> Non
         assert [step for step in build.ran if "below" in step] == []
         assert [step for step in build.ran if "above" in step] != []
         assert await two.stop() == 0
+
+
+@pytest.mark.parametrize("levels", [40, 400])
+async def test_directories_deeper_than_a_path_can_name(directory: Path, levels: int) -> None:
+    """Deeper than PATH_MAX is kept; beyond the format's paths it is left out."""
+    name = "d" * 200
+    # `cd -P` goes down by the last name alone.
+    deeper = f"i=0; while [ $i -lt {levels} ]; do mkdir {name} && cd -P {name}; i=$((i+1)); done"
+    place = context(
+        directory / "context",
+        BASE + f"COPY f /f\nRUN --mount=type=cache,target=/c cd /c; {deeper}; echo deep > file\n",
+        {"f": "1\n"},
+    )
+    store = Stored(directory / "store")
+    flag = f"--store={store.directory}"
+    async with pod(directory / "one", flag) as one:
+        await one.build(place)
+        report = await one.checkpoint()
+        assert report["published"], report
+        left_out = (await one.status())["by"].get("left_out", {})
+        assert ("cache-mount" in left_out) == (levels == 400)
+        assert await one.stop() == 0
+    store.check()
+    down = f"i=0; while cd -P {name} 2>/dev/null; do i=$((i+1)); done; echo $i levels; cat file"
+    write(place, {"Dockerfile": BASE + f"RUN --mount=type=cache,target=/c cd /c; {down} || true\n"})
+    async with pod(directory / "two", flag) as two:
+        build = await two.build(place)
+        assert f"{0 if levels == 400 else levels} levels" in build.output
+        assert ("deep" in build.output.split()) == (levels == 40)
+        assert await two.stop() == 0

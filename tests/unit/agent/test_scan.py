@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import pytest
 
+from sidecar.agent import usage
 from sidecar.agent.dirfd import CACHED, DIRECTORY, Directories
 from sidecar.agent.errors import ChangedWhileReading
 from sidecar.agent.scan import HELD_LEVELS, Found, Scan, read_xattrs
@@ -143,3 +144,17 @@ def test_only_the_layers_own_xattrs_are_read(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         os.setxattr(path, "trusted.machine", b"no")
     assert read_xattrs(os.fsencode(path)) == ((b"user.a", b"\0"), (b"user.b", b"2"))
+
+
+def test_usage_of_directories_deeper_than_a_path_can_name(tmp_path: Path) -> None:
+    shallow = usage.measure(str(tmp_path))
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(30):
+        os.mkdir("d" * 200, dir_fd=here)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.close(here)
+    measured = usage.measure(str(tmp_path))
+    assert measured.inodes == shallow.inodes + 31
