@@ -8,6 +8,7 @@ from array import array
 from collections import OrderedDict
 from typing import NamedTuple
 
+from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache import chunks, trees
 
 #: Trees that a worker keeps parsed: the one it fills and the one before.
@@ -36,15 +37,13 @@ class Layout:
         self.names: list[bytes] = []
         self.directories = array("I")
         """Number of an entry: the directory's own, for others that of the directory it is in."""
+        self.directory_entries = array("I")
+        """By directory: the index of its entry."""
         self.single: list[array[int]] = [array("I") for _ in self.lengths]
         """By chunk: indices of the files that are one piece, which is in it."""
         self.scattered: dict[int, list[tuple[int, int]]] = {}
         """By chunk: (index of a file of several pieces, number of the piece)."""
         self._index()
-
-    def name(self, index: int) -> bytes:
-        """Return the last component of an entry's path."""
-        return self.entries[index].path.rpartition(b"/")[2]
 
     def wanted(self, linked: bytes) -> list[int]:
         """Return the chunks without which an entry not in `linked` cannot be written."""
@@ -71,6 +70,7 @@ class Layout:
                 self.parents.append(number)
                 number = len(self.names)
                 self.names.append(name)
+                self.directory_entries.append(index)
             self.directories.append(number)
             pieces = entry.pieces
             if len(pieces) == 1:
@@ -117,3 +117,8 @@ class Layouts:
             or size + sum(key.size for key in self._layouts) > self._kept_bytes
         ):
             self._layouts.popitem(last=False)
+
+
+def last_name(entry: cache_pb2.Entry) -> bytes:
+    """Return the last component of an entry's path."""
+    return entry.path.rpartition(b"/")[2]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from sidecar.agent.dirfd import DIRECTORY, Directories
-from sidecar.agent.layout import Layout
+from sidecar.agent.layout import Layout, last_name
 from sidecar.agent.staged import StagedChunk, read_chunks
 from sidecar.agent.twins import Twins
 
@@ -67,15 +67,13 @@ class Materialiser:
                 mode = entry.mode
                 if stat.S_ISREG(mode):
                     if twins is not None and twins.link(
-                        index, layout.name(index), directories.get(numbers[index])
+                        index, last_name(entry), directories.get(numbers[index])
                     ):
                         linked[index] = 1
                     elif not entry.hardlink and len(entry.pieces) != 1:
-                        self._prepare_file(
-                            entry, layout.name(index), directories.get(numbers[index])
-                        )
+                        self._prepare_file(entry, last_name(entry), directories.get(numbers[index]))
                 elif not stat.S_ISDIR(mode):
-                    self._special(entry, layout.name(index), directories.get(numbers[index]))
+                    self._special(entry, last_name(entry), directories.get(numbers[index]))
                 elif index:
                     number = numbers[index]
                     parent = directories.get(layout.parents[number])
@@ -118,23 +116,21 @@ class Materialiser:
                 if not stat.S_ISREG(entry.mode) or self._linked[index]:
                     continue
                 if len(entry.pieces) > 1:
-                    name = layout.name(index)
-                    descriptor = os.open(name, _OPEN, dir_fd=directories.get(numbers[index]))
+                    directory = directories.get(numbers[index])
+                    descriptor = os.open(last_name(entry), _OPEN, dir_fd=directory)
                     with _closing(descriptor):
                         self._describe(descriptor, entry, _PRIVATE)
                 elif entry.hardlink:
                     first = entry.hardlink - 1
                     self._link(
-                        layout.name(first),
+                        last_name(entries[first]),
                         sources.get(numbers[first]),
-                        layout.name(index),
+                        last_name(entry),
                         directories.get(numbers[index]),
                     )
-            for index in reversed(range(len(entries))):
-                if stat.S_ISDIR(entries[index].mode):
-                    self._describe(
-                        directories.get(numbers[index]), entries[index], _PRIVATE_DIRECTORY
-                    )
+            for number in reversed(range(len(layout.names))):
+                entry = entries[layout.directory_entries[number]]
+                self._describe(directories.get(number), entry, _PRIVATE_DIRECTORY)
 
     @contextmanager
     def _directories(self) -> Iterator[Directories]:
@@ -165,7 +161,7 @@ class Materialiser:
         offset = piece.chunk_offset
         mode = stat.S_IMODE(entry.mode) & ~_FRAGILE
         dir_fd = directories.get(layout.directories[index])
-        descriptor = _create(layout.name(index), mode, dir_fd)
+        descriptor = _create(last_name(entry), mode, dir_fd)
         try:
             _write(descriptor, data[offset : offset + length], piece.file_offset)
             if entry.size != piece.file_offset + length:
@@ -180,10 +176,11 @@ class Materialiser:
     ) -> int:
         """Write a piece of a file that `prepare` made."""
         layout = self._layout
-        piece = layout.entries[index].pieces[which]
+        entry = layout.entries[index]
+        piece = entry.pieces[which]
         offset = piece.chunk_offset
         dir_fd = directories.get(layout.directories[index])
-        name = layout.name(index)
+        name = last_name(entry)
         with _closing(os.open(name, _OPEN, dir_fd=dir_fd)) as descriptor:
             if os.fstat(descriptor).st_nlink != 1:
                 raise OSError(errno.EMLINK, "has another name and must not be written to", name)

@@ -164,15 +164,39 @@ async def test_workers_killed_at_any_point(
     async def dying(self: Process, request: messages.Request) -> messages.Reply:
         if request not in seen:
             seen.append(request)
-            delay = 0.0005 * (len(seen) % 20)
-            asyncio.get_running_loop().call_later(delay, self.kill)
+            if len(seen) % 2:
+                # At once: no task is done so early.
+                asyncio.get_running_loop().call_soon(self.kill)
+            else:
+                asyncio.get_running_loop().call_later(0.0005 * (len(seen) % 20), self.kill)
         return await call(self, request)
 
     monkeypatch.setattr(Process, "call", dying)
     async with Unpackers(2) as unpackers:
         await task.run(unpackers)
     assert len(seen) == len(task.segments) + 2
-    assert len(started) > len(seen) / 2
+    assert len(started) > len(seen) / 4
+    assert describe(task.target) == describe(task.source)
+
+
+@pytest.fixture
+def whole(cache: Cache, tmp_path: Path) -> Task:
+    """A tree whose chunks come in one segment."""
+    return Task(cache, tmp_path, split=False)
+
+
+async def test_the_processes_share_a_long_segment(
+    whole: Task, sent: asyncio.Queue[messages.Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "PART_BYTES", 1)
+    task = whole
+    (segment,) = task.segments
+    async with Unpackers(2) as unpackers:
+        await task.run(unpackers)
+    requests = [sent.get_nowait() for _ in range(sent.qsize())]
+    fills = [each for each in requests if isinstance(each, messages.Fill)]
+    assert sorted(each.chunks[0].chunk for each in fills) == list(range(task.chunks))
+    assert all(each.segment == os.fsencode(segment.path) for each in fills)
     assert describe(task.target) == describe(task.source)
 
 
