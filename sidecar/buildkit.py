@@ -32,7 +32,8 @@ class BuildFinished:
     """The Solve and its exports are over.
 
     Seconds are BuildKit's own, ``ended_unix`` is by the daemon's clock; ``error`` is empty
-    for a success.
+    for a success, and where the daemon had no room to store it. ``made``: there is a result,
+    which a success has unless its image is empty.
     """
 
     ref: str
@@ -41,6 +42,7 @@ class BuildFinished:
     steps_total: int
     error: str
     ended_unix: float
+    made: bool = True
 
 
 BuildEvent = BuildStarted | BuildFinished
@@ -138,4 +140,5 @@ def _finished(record: control_pb2.BuildHistoryRecord) -> BuildFinished:
         steps_total=record.numTotalSteps,
         error=(record.error.message or "failed") if failed else "",
         ended_unix=record.CompletedAt.ToNanoseconds() / 1e9,
+        made=record.HasField("Result") or bool(record.Results),
     )

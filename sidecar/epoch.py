@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import grpc.aio
@@ -27,6 +28,7 @@ from sidecar.log import get_logger
 from sidecar.paths import EpochPaths
 from sidecar.plan import ObjectKey
 from sidecar.restore import Restorer
+from sidecar.room import Room
 from sidecar.settings import Settings
 from sidecar.status import Status
 from sidecar.timeline import Kind, Span
@@ -43,6 +45,8 @@ _DAEMON_WITHIN = 10.0
 _UPLOADS = 4
 #: Exits of the daemon alone that are answered by starting it again on the same root.
 _RESTARTS = 2
+#: Seconds for a build that lacked room to tell its client why, before its daemon goes.
+_LAST_WORDS = 0.5
 
 
 class Lost(Exception):
@@ -62,6 +66,7 @@ class Epoch:
         paths: EpochPaths,
         namespace: Namespace,
         launch: Launch,
+        room: Room,
         *,
         store: Store | None,
         status: Status,
@@ -70,6 +75,7 @@ class Epoch:
         self._paths = paths
         self._namespace = namespace
         self._launch = launch
+        self._room = room
         self._status = status
         self._agent = AgentClient(paths.agent_socket)
         self._api = BuildKit(paths.buildkit_socket)
@@ -140,6 +146,7 @@ class Epoch:
             self._status,
             demand_timeout=self._settings.demand_timeout,
             on_lost=self.lose,
+            room=self._room.has,
         )
         self._restoring = asyncio.create_task(self._restorer.run(), name="restore")
 
@@ -376,6 +383,7 @@ class Epoch:
         elif event.ref not in self._ended:
             # BuildKit tells of the end again when it has stored the log, 3 s later.
             self._ended.add(event.ref)
+            event = self._judged(event)
             span = self._builds.pop(event.ref, None)
             if span is None:
                 span = self._status.begin(Kind.BUILD, event.ref)
@@ -396,6 +404,19 @@ class Epoch:
             self.finished.put_nowait(event)
         if self._restorer is not None:
             self._restorer.build_runs(running=bool(self._builds))
+
+    def _judged(self, event: BuildFinished) -> BuildFinished:
+        """Look whether the build lacked room, which is not its own fault on a restored root.
+
+        On a full disk the daemon cannot store the error, and tells of a success without a result.
+        """
+        if (event.made and not event.error) or not self._room.failed_for_want_of_it(event.error):
+            return event
+        log.error("a build failed on a full disk", ref=event.ref, free=self._room.free)
+        if self.restored is not None:
+            reason = "a build failed on a full disk, of which the cache has a part"
+            asyncio.get_running_loop().call_later(_LAST_WORDS, self.lose, reason)
+        return replace(event, error=event.error or "the disk is full")
 
 
 async def _awaited(task: asyncio.Task[None]) -> None:

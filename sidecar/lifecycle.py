@@ -31,6 +31,7 @@ from sidecar.paths import EpochPaths, epoch_paths, left_over, next_number
 from sidecar.publish import Publisher
 from sidecar.publishing import Policy, Publishing
 from sidecar.restoring import Restoration
+from sidecar.room import Room
 from sidecar.rootlesskit import NamespaceOptions
 from sidecar.settings import Settings
 from sidecar.status import Phase, Status
@@ -90,6 +91,7 @@ class Lifecycle:
         self._version = asking
         self._restoration = Restoration(settings, self._store, self._listener, self._status, asking)
         self._network = await asyncio.to_thread(_network, settings)
+        self._room = Room(self._root.path)
         self._launch = Launch(settings, os.environ, await self._endpoint())
         left = await asyncio.to_thread(left_over, self._root.path)
         sweeping = asyncio.ensure_future(self._sweep(left))
@@ -163,11 +165,9 @@ class Lifecycle:
         Raises:
             CannotCreate: there is no room, even without what earlier epochs left.
         """
-        try:
-            await asyncio.to_thread(rootdir.expect_room, self._root.path)
-        except CannotCreate:
+        if not self._room.has(0):
             await sweeping
-            await asyncio.to_thread(rootdir.expect_room, self._root.path)
+        self._room.expect()
         try:
             await asyncio.to_thread(paths.make)
             await asyncio.to_thread(self._launch.write_config, paths)
@@ -184,8 +184,9 @@ class Lifecycle:
         self._status.epoch = number
         namespace = Namespace(self._namespace_options(paths))
         epoch = Epoch(
-            self._settings, paths, namespace, self._launch, store=self._store, status=self._status
-        )
+            self._settings, paths, namespace, self._launch, self._room,
+            store=self._store, status=self._status,
+        )  # fmt: skip
         try:
             if await self._unless_stopped(self._restored(epoch, cold)):
                 await self._serve(epoch)

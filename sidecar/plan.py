@@ -58,6 +58,11 @@ class Content:
         """Bytes to download for it."""
         return sum(chunk.stored for chunk in self.tree) + sum(chunk.stored for chunk in self.data)
 
+    @property
+    def needed(self) -> int:
+        """Bytes that it takes on disk at most: downloaded, and laid out."""
+        return self.stored + sum(chunk.length for chunk in self.data)
+
 
 class Plan:
     """A Root made ready for fetching: locations, parents and the order of prefetching."""

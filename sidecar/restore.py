@@ -105,12 +105,15 @@ class Restorer:
         *,
         demand_timeout: float,
         on_lost: Callable[[str], None],
+        room: Callable[[int], bool] = lambda _: True,
     ) -> None:
+        """``room``: whether so many bytes that nobody has asked for may be put on disk."""
         self._agent = agent
         self._downloads = downloads
         self._status = status
         self._demand_timeout = demand_timeout
         self._on_lost = on_lost
+        self._room = room
         self._objects = {key: _Object(key, content) for key, content in plan.contents.items()}
         self._siblings = plan.siblings
         self._linked_from = {other for others in plan.siblings.values() for other in others}
@@ -180,6 +183,10 @@ class Restorer:
         while self._open < _OPEN_PREFETCHES:
             queue = self._trace or (self._rest if self._calm else None)
             if not queue:
+                return
+            coming = [item for item in self._objects.values() if item.running]
+            coming.append(self._objects[queue[0]])
+            if not self._room(sum(item.content.needed for item in coming)):
                 return
             self._start(self._objects[queue.popleft()])
 

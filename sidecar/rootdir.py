@@ -15,8 +15,6 @@ from buildsvc.errors import CannotCreate, RootInUse
 #: Seconds that an earlier sidecar's guard may take to end its namespace.
 _LEFT_OVER_WITHIN = 20.0
 _LOOK_EVERY = 0.05
-#: Bytes without which not even an empty daemon starts.
-_LEAST_FREE = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -58,19 +56,6 @@ async def locked(path: Path) -> AsyncIterator[RootDirectory]:
     finally:
         os.close(sidecar)
         os.close(namespace)
-
-
-def expect_room(path: Path) -> None:
-    """Raise CannotCreate if not even an empty daemon would start on this disk. Blocks."""
-    disk = os.statvfs(path)
-    free = disk.f_bavail * disk.f_frsize
-    if free < _LEAST_FREE:
-        raise CannotCreate(
-            f"there is no room for a daemon in {path}",
-            expected=f"{_LEAST_FREE >> 20} MiB free at least",
-            found=f"{free >> 10} KiB",
-            advice="make room, or choose a directory on another disk with --root",
-        )
 
 
 async def _wait_for_namespace(path: Path, lock: int) -> None:

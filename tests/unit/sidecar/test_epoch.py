@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -18,6 +19,7 @@ from sidecar.guardclient import NamespaceLostError, StartError
 from sidecar.launch import Launch
 from sidecar.locate import Found
 from sidecar.paths import EpochPaths
+from sidecar.room import Room
 from sidecar.settings import Settings
 from sidecar.status import Advice, Status
 from sidecar.timeline import Kind
@@ -35,8 +37,9 @@ class Scene:
         self.namespace = FakeNamespace(paths)
         self.status = Status()
         self.store = MemoryStore()
+        room = Room(Path("/"))
         self.epoch = Epoch(
-            settings, paths, self.namespace, launch, store=self.store, status=self.status
+            settings, paths, self.namespace, launch, room, store=self.store, status=self.status
         )
 
     async def load(self) -> None:
@@ -267,6 +270,40 @@ async def test_a_build_ends_once_however_often_it_is_told(scene: Scene) -> None:
         assert (await scene.epoch.finished.get()).error == "exit code: 1"
         assert scene.epoch.finished.empty()
         assert scene.status.counts.family("builds") == {"failed": 1}
+
+
+async def test_a_build_without_a_result_on_a_full_disk_has_failed(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon has no room to store its error."""
+    async with scene.serving():
+        monkeypatch.setattr(Room, "free", 0)
+        await scene.begins("build")
+        scene.namespace.daemon.ends("build")
+        assert (await scene.epoch.finished.get()).error == "the disk is full"
+        assert scene.status.advice is Advice.BUILD_FAILED
+        monkeypatch.setattr(Room, "free", 1 << 30)
+        await scene.begins("empty image")
+        scene.namespace.daemon.ends("empty image")
+        assert not (await scene.epoch.finished.get()).error
+    assert not scene.epoch.lost.done()
+
+
+async def test_a_restored_root_gives_way_to_a_build_that_lacks_room(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scene.epoch.open()
+    await scene.load()
+    async with scene.epoch.serving():
+        await scene.epoch.start_daemon()
+        await scene.begins("fails")
+        scene.namespace.daemon.ends("fails", error="exit code: 1")
+        assert (await scene.epoch.finished.get()).error == "exit code: 1"
+        assert not scene.epoch.lost.done()
+        monkeypatch.setattr(Room, "free", 0)
+        await scene.begins("lacks room")
+        scene.namespace.daemon.ends("lacks room", error="write /x: no space left on device")
+        assert "full disk" in await scene.epoch.lost
 
 
 async def test_idle_is_when_the_last_build_has_ended(scene: Scene) -> None:

@@ -87,10 +87,3 @@ async def test_a_sweep_that_is_cancelled_leaves_no_process(tmp_path: Path) -> No
     sweeping.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sweeping
-
-
-def test_a_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rootdir.expect_room(tmp_path)
-    monkeypatch.setattr(rootdir, "_LEAST_FREE", 1 << 60)
-    with pytest.raises(CannotCreate, match=r"no room.*expected: .* MiB.*found: \d+ KiB.*--root"):
-        rootdir.expect_room(tmp_path)
