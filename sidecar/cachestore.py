@@ -80,17 +80,15 @@ async def buildkit_version(program: Path) -> str:
         EnvironmentUnfit: it does not run or does not say.
     """
     try:
-        child = await asyncio.create_subprocess_exec(
-            program,
-            "--version",
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
         async with asyncio.timeout(_VERSION_WITHIN):
-            said, _ = await child.communicate()
+            said = await _output(program)
     except (OSError, TimeoutError) as problem:
-        raise EnvironmentUnfit(f"{program} does not run: {problem}") from problem
+        raise EnvironmentUnfit(
+            f"{program} does not run",
+            expected=f"its version within {_VERSION_WITHIN:g} s",
+            found=str(problem) or "no answer",
+            advice="name another program with --buildkitd",
+        ) from problem
     found = _VERSION.search(said.decode(errors="replace"))
     if found is None:
         raise EnvironmentUnfit(
@@ -100,3 +98,20 @@ async def buildkit_version(program: Path) -> str:
             advice="name another program with --buildkitd",
         )
     return found.group()
+
+
+async def _output(program: Path) -> bytes:
+    child = await asyncio.create_subprocess_exec(
+        program,
+        "--version",
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        return (await child.communicate())[0]
+    finally:
+        # Nobody may want to know any more, such as at the end of a sidecar that cannot start.
+        if child.returncode is None:
+            child.kill()
+            await child.wait()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,17 @@ async def test_a_program_that_does_not_say(tmp_path: Path, script: str) -> None:
 async def test_a_program_that_does_not_run(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentUnfit, match="does not run"):
         await buildkit_version(tmp_path / "missing")
+
+
+async def test_a_program_that_nobody_waits_for_is_ended(tmp_path: Path) -> None:
+    began = tmp_path / "began"
+    os.mkfifo(began)
+    slow = program(tmp_path, f"echo > {began}\nexec sleep 1000")
+    asking = asyncio.create_task(buildkit_version(slow))
+    await asyncio.to_thread(began.read_bytes)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
 
 
 def settings(**values: object) -> Settings:
