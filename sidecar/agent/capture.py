@@ -19,6 +19,9 @@ from sidecar.agent.sink import ChunkSink
 from sidecar.agent.statcache import LIMIT, RACY_NS, Remembered
 from sidecar.agent.treewriter import Piece, TreeWriter
 
+#: Entries that wait for the open bundle at most: files without content fill none.
+_WAITING = 16384
+
 
 @dataclass(frozen=True)
 class CapturedTree:
@@ -69,6 +72,8 @@ class TreeCapture:
             for found in self._scan:
                 if len(found.path) > self._longest:
                     raise NotCapturable(f"a path of {len(found.path)} bytes")
+                if self._tree.waiting >= _WAITING:
+                    self._close_bundle()
                 if found.link < 0 and stat.S_ISREG(found.status.st_mode):
                     self._file(found)
                 else:

@@ -45,6 +45,11 @@ class TreeWriter:
         self.held = False
         """While true, entries may still get pieces: a bundle of their content is open."""
 
+    @property
+    def waiting(self) -> int:
+        """Entries that are messages still, because they or others before them are held."""
+        return len(self._block.entries)
+
     def add(self, found: Found, xattrs: Xattrs) -> cache_pb2.Entry:
         """Append an entry. Pieces may be added until the next call, or while `held`."""
         status = found.status

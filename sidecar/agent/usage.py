@@ -36,22 +36,26 @@ def measure(root: str) -> Usage:
 
 
 def _by_path(root: str) -> Usage:
+    # Only what may come again: a set of everything takes 100 bytes an inode.
     seen: set[tuple[int, int]] = set()
-    total = 0
-    top = os.lstat(root)
-    seen.add((top.st_dev, top.st_ino))
-    total += top.st_blocks
+    blocks = os.lstat(root).st_blocks
+    inodes = 1
     pending = [root]
     while pending:
         with os.scandir(pending.pop()) as entries:
             for entry in entries:
                 stat = entry.stat(follow_symlinks=False)
-                if (stat.st_dev, stat.st_ino) not in seen:
-                    seen.add((stat.st_dev, stat.st_ino))
-                    total += stat.st_blocks
-                if entry.is_dir(follow_symlinks=False):
+                directory = entry.is_dir(follow_symlinks=False)
+                if directory:
                     pending.append(entry.path)
-    return Usage(total * _BLOCK, len(seen))
+                elif stat.st_nlink > 1:
+                    key = (stat.st_dev, stat.st_ino)
+                    if key in seen:
+                        continue
+                    seen.add(key)
+                blocks += stat.st_blocks
+                inodes += 1
+    return Usage(blocks * _BLOCK, inodes)
 
 
 def _by_descriptor(root: str) -> Usage:

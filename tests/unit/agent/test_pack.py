@@ -20,7 +20,7 @@ from sidecar.agent.errors import ChangedWhileReading, NotCapturable, StagingUnus
 from sidecar.agent.pack import Packer
 from sidecar.agent.pack_tasks import PackTasks
 from sidecar.agent.reading import WINDOW, FileReader
-from sidecar.agent.scan import Found
+from sidecar.agent.scan import Found, Xattrs
 from sidecar.agent.statcache import RACY_NS, Remembered, StatCache
 from sidecar.agent.treewriter import Piece
 from tests.unit.agent.ondisk import Cache, describe, make_everything, write_sparse
@@ -338,6 +338,27 @@ def test_a_file_that_no_usual_file_system_holds_is_refused(source: Path, size: i
     else:
         with pytest.raises(NotCapturable, match="a file of"):
             tree.add(found, ())
+
+
+def test_a_bundle_that_does_not_fill_holds_few_entries(
+    source: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / "0").write_bytes(b"small")
+    for number in range(600):
+        (source / f"empty-{number:03}").touch()
+    waiting = []
+    add = treewriter.TreeWriter.add
+
+    def counting(tree: treewriter.TreeWriter, found: Found, xattrs: Xattrs) -> cache_pb2.Entry:
+        entry = add(tree, found, xattrs)
+        waiting.append(tree.waiting)
+        return entry
+
+    monkeypatch.setattr(capture, "_WAITING", 300)
+    monkeypatch.setattr(treewriter.TreeWriter, "add", counting)
+    captured = cache.packer.capture_tree(source)
+    assert max(waiting) == 300
+    assert len(trees.parse(cache.read(captured.tree_digests)).entries) == 602
 
 
 def test_a_tree_is_cut_while_it_is_written_as_if_it_were_whole(

@@ -62,6 +62,8 @@ def test_usage_is_what_du_counts(tmp_path: Path) -> None:
 
     assert scan.usage_bytes == du("-B1")
     assert scan.usage_inodes == du("--inodes")
+    measured = usage.measure(str(tmp_path / "tree"))
+    assert (measured.bytes, measured.inodes) == (du("-B1"), du("--inodes"))
 
 
 def test_hard_links_name_the_first_of_them(tmp_path: Path) -> None:
