@@ -19,8 +19,8 @@ from sidecar.status import Status
 from sidecar.timeline import Kind, Span
 
 #: Objects that are prefetched at the same time: enough to overlap one's last worker with
-#: the next one's first download.
-_OPEN_PREFETCHES = 3
+#: the next one's first download. The staging directory bounds their bytes.
+_OPEN_PREFETCHES = 6
 #: Part of the time for a demand that is spent at most on waiting for a sibling's files.
 _SIBLINGS_PART = 0.25
 

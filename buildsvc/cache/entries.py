@@ -26,7 +26,7 @@ MAX_ENTRY = 1 << 20
 
 _BLOCK_ENTRIES = 256
 _BLOCK_BYTES = 64 << 10
-_KEPT_BYTES = 1 << 20  # of blocks that stay parsed: 10,000 entries, 16 times that if hostile
+_KEPT_BYTES = 512 << 10  # of blocks that stay parsed: 5,000 entries, 16 times that if hostile
 
 # Tags of Tree's fields in cache.proto, all of them length-delimited.
 _DIGESTS, _LENGTHS, _ENTRY = 0x0A, 0x12, 0x1A

@@ -83,13 +83,22 @@ def parse(data: Buffer) -> ValidTree:
     It refers to the data. Beside it, a tree takes some 20 MB of memory at most while it is used,
     and for the check 100 bytes for each entry of its largest directory.
     """
+    tree = reread(data)
+    _Walk(tree.chunk_lengths).check(tree.entries)
+    return tree
+
+
+def reread(data: Buffer) -> ValidTree:
+    """The tree in ``data`` that ``parse`` has accepted, in this process or in one we trust.
+
+    Takes a third of the time, since entries are not looked at. Raises CorruptObject.
+    """
     if len(data) > LIMITS.size:
         raise CorruptObject(f"tree: {len(data)} bytes, more than {LIMITS.size}")
     digests, serialised_lengths, entries = read_fields(data, LIMITS.entries)
     lengths = _unpack(serialised_lengths, len(digests))
     if not entries:
         raise CorruptObject("tree: it has no root")
-    _Walk(lengths).check(entries)
     return ValidTree(digests, lengths, entries)
 
 

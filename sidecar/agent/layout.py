@@ -11,8 +11,8 @@ from typing import NamedTuple
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache import chunks, trees
 
-#: Trees that a worker keeps parsed: the one it fills and the one before.
-KEPT_TREES = 2
+#: Trees that a worker keeps parsed: it is given segments of several in turn.
+KEPT_TREES = 4
 #: Serialised bytes of several trees kept together. Linking holds all entries of two as messages,
 #: which take twice that, and ten times if somebody wants it.
 KEPT_BYTES = 8 << 20
@@ -89,8 +89,11 @@ class Layouts:
         self._kept_bytes = kept_bytes
         self._layouts: OrderedDict[_Key, Layout] = OrderedDict()
 
-    def get(self, path: bytes) -> Layout:
-        """Return the tree in a file. Raises CorruptObject, OSError."""
+    def get(self, path: bytes, *, checked: bool = False) -> Layout:
+        """Return the tree in a file, ``checked`` if a worker has done that: no one else writes it.
+
+        Raises CorruptObject, OSError.
+        """
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
@@ -99,7 +102,9 @@ class Layouts:
                 self._layouts.move_to_end(key)
                 return self._layouts[key]
             self._make_room(key.size)
-            layout = self._layouts[key] = Layout(trees.parse(file.read()))
+            data = file.read()
+            layout = Layout(trees.reread(data) if checked else trees.parse(data))
+            self._layouts[key] = layout
         return layout
 
     def beside(self, path: bytes, other: bytes) -> Layout | None:
@@ -109,7 +114,7 @@ class Layouts:
         """
         if self._kept < 2 or os.stat(path).st_size + os.stat(other).st_size > self._kept_bytes:
             return None
-        return self.get(other)
+        return self.get(other, checked=True)
 
     def _make_room(self, size: int) -> None:
         while self._layouts and (

@@ -40,11 +40,14 @@ class UnpackTasks:
                 linked = self._prepare(layout, request)
                 return messages.Prepared(layout.wanted(linked), linked)
             case messages.Fill(tree, target, linked, segment, chunks):
-                materialiser = Materialiser(self._layouts.get(tree), target, linked)
+                # Whoever prepared the target has checked the tree.
+                layout = self._layouts.get(tree, checked=True)
+                materialiser = Materialiser(layout, target, linked)
                 filled = materialiser.fill(segment, chunks)
                 return messages.Filled(filled.files, filled.bytes, filled.corrupt)
             case messages.Finish(tree, target, linked):
-                Materialiser(self._layouts.get(tree), target, linked).finish()
+                layout = self._layouts.get(tree, checked=True)
+                Materialiser(layout, target, linked).finish()
                 return messages.Done()
             case _:
                 raise TypeError(f"an unpacking worker cannot do {request!r}")
