@@ -139,7 +139,8 @@ class Namespace:
         self._reader = asyncio.create_task(self._read(ours, process))
         try:
             async with asyncio.timeout(READY_TIMEOUT):
-                pid = await self._ready
+                # Who gives up waiting leaves it to be answered: `close` still needs the reader.
+                pid = await asyncio.shield(self._ready)
             process.entered(pid)
         except TimeoutError:
             await self.close()

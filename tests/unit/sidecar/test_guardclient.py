@@ -248,3 +248,19 @@ async def test_a_namespace_that_could_not_start_can_be_closed() -> None:
     with pytest.raises(NamespaceLostError):
         await namespace.stop_daemon(0)
     await namespace.close()
+
+
+async def test_a_guard_that_speaks_when_nobody_waits_any_more_is_closed_in_order(
+    guard: FakeGuard,
+) -> None:
+    namespace = Namespace(_OPTIONS, spawn=guard.spawn)
+    starting = asyncio.create_task(namespace.start())
+    await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.wait([starting])
+    guard.says(event="ready", pid=_GUARD)
+    closing = asyncio.create_task(namespace.close())
+    assert await guard.hears() == {}
+    guard.ends(0)
+    await closing
+    assert [event async for event in namespace.events()] == [NamespaceEnded(0, "what was said", ())]
