@@ -140,8 +140,7 @@ class Namespace:
         try:
             async with asyncio.timeout(READY_TIMEOUT):
                 # Who gives up waiting leaves it to be answered: `close` still needs the reader.
-                pid = await asyncio.shield(self._ready)
-            process.entered(pid)
+                await asyncio.shield(self._ready)
         except TimeoutError:
             await self.close()
             raise EnvironmentUnfit(
@@ -276,10 +275,21 @@ class Namespace:
             while data := await self._loop.sock_recv(control, packets.LIMIT):
                 self._take(json.loads(data))
 
+    def _spoke(self, pid: int) -> None:
+        """Takes the guard's first word, also when nobody waits for it: it tells the namespace."""
+        assert self._process is not None
+        try:
+            self._process.entered(pid)
+        except OSError as gone:
+            self._ready.set_exception(gone)
+            self._ready.exception()  # somebody may or may not wait for it
+        else:
+            self._ready.set_result(pid)
+
     def _take(self, message: Message) -> None:
         event = message.get("event")
         if event == "ready":
-            self._ready.set_result(_pid(message))
+            self._spoke(_pid(message))
         elif event in ("agent-started", "daemon-started", "strays-ended"):
             if self._started is not None and not self._started.done():
                 self._started.set_result(message)

@@ -13,6 +13,7 @@ from sidecar import cachestore, rootdir
 from sidecar.lifecycle import Lifecycle
 from sidecar.settings import Settings
 from sidecar.status import Phase, Status
+from sidecar.surface import surface
 
 
 async def run(settings: Settings, listener: socket.socket, status: Status) -> int:
@@ -21,9 +22,6 @@ async def run(settings: Settings, listener: socket.socket, status: Status) -> in
     Raises:
         BuildsvcError: it cannot start; the text says what to do.
     """
-    # Imported late: its HTTP server takes longer to import than all the rest.
-    from sidecar.surface import surface
-
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -263,4 +263,5 @@ async def test_a_guard_that_speaks_when_nobody_waits_any_more_is_closed_in_order
     assert await guard.hears() == {}
     guard.ends(0)
     await closing
+    assert guard.known == _GUARD
     assert [event async for event in namespace.events()] == [NamespaceEnded(0, "what was said", ())]
