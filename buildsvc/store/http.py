@@ -39,7 +39,9 @@ _PART = frozenset({206})
 _WRITTEN = frozenset({200, 201, 204})
 _DELETED = frozenset({200, 202, 204, 404})
 _NONE: Mapping[str, str] = MappingProxyType({})
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(?:\d+|\*)")
+# No more digits than Python converts, and than any object has.
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_CONTENT_RANGE = re.compile(rf"bytes ({_LENGTH.pattern})-({_LENGTH.pattern})/(?:[0-9]+|\*)")
 
 
 class HttpStore:
@@ -137,8 +139,9 @@ class HttpStore:
 
         def read(answer: Answer) -> ObjectStat:
             size = answer.header("Content-Length") or ""
-            if not size.isdecimal():
-                raise not_an_object_server(name, "a HEAD answer with Content-Length", repr(size))
+            if not _LENGTH.fullmatch(size):
+                found = repr(size[:80])
+                raise not_an_object_server(name, "a HEAD answer with Content-Length", found)
             return ObjectStat(name, int(size), _modified(answer.header("Last-Modified")))
 
         return await self._ask(Request("HEAD", check_name(name), _OK), read)
@@ -213,6 +216,12 @@ def _nothing(_: Answer) -> None:
 
 
 def _read_all(answer: Answer, name: str, limit: int) -> bytes:
+    if not answer.delimited:
+        raise StoreUnavailable(
+            f"{name or 'the list of objects'} may have arrived cut off",
+            expected="an answer with Content-Length, or in chunks",
+            found="one that ends with the connection",
+        )
     parts = []
     size = 0
     while count := answer.readinto(answer.buffer):
@@ -231,7 +240,7 @@ def _check_part(answer: Answer, name: str, start: int, length: int) -> None:
     content_range = answer.header("Content-Range") or ""
     match = _CONTENT_RANGE.fullmatch(content_range)
     if match is None or int(match[1]) != start or int(match[2]) >= start + length:
-        raise not_an_object_server(name, f"{length} bytes from {start}", repr(content_range))
+        raise not_an_object_server(name, f"{length} bytes from {start}", repr(content_range[:80]))
     if int(match[2]) < start + length - 1:
         raise short_object(name, start, length, int(match[2]) + 1)
 
@@ -248,5 +257,5 @@ def _modified(date: str | None) -> float | None:
         return None
     try:
         return parsedate_to_datetime(date).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -108,7 +108,10 @@ class Connection:
         self.http.auto_open = 0
 
     def send(self, data: memoryview) -> None:
-        """Send all of it; the socket's time-out holds for each step forward."""
+        """Send all of it; the socket's time-out holds for each step forward.
+
+        Over TLS all of ``data`` is one step.
+        """
         while data:
             data = data[self.sock.send(data) :]
 
@@ -136,8 +139,9 @@ class Dialer:
             OSError: there is no connection.
         """
         origin = self._origin
-        deadline = time.monotonic() + self._timeouts.connect
         found = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+        # From here on: a resolver has limits of its own, and leaves time for its answer's use.
+        deadline = time.monotonic() + self._timeouts.connect
         errors: list[OSError] = []
         for left, (family, kind, protocol, _, address) in zip(
             range(len(found), 0, -1), found, strict=True

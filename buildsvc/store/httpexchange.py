@@ -59,6 +59,11 @@ class Answer:
         self._origin = origin
         self._what = what
 
+    @property
+    def delimited(self) -> bool:
+        """Whether the head says how the body ends. If not, one that is cut off looks whole."""
+        return self._response.length is not None or bool(self._response.chunked)
+
     def header(self, name: str) -> str | None:
         """The header's value; None if there is none."""
         return self._response.getheader(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 from buildsvc.errors import StoreRefused
@@ -37,13 +38,15 @@ def parse_page(answer: bytes, prefix: str, after: str) -> tuple[tuple[ObjectStat
             )
             for entry in document["objects"]
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise not_an_object_server("", expected, repr(answer[:80])) from error
     for stat in page:
+        if not math.isfinite(stat.modified or 0):
+            raise not_an_object_server("", "times in seconds since 1970", repr(stat)[:200])
         if stat.size < 0 or stat.name <= after or not stat.name.startswith(prefix):
-            raise not_an_object_server("", expected, repr(stat))
+            raise not_an_object_server("", expected, repr(stat)[:200])
         if not is_name(stat.name):
-            raise not_an_object_server("", "valid object names", repr(stat))
+            raise not_an_object_server("", "valid object names", repr(stat)[:200])
         after = stat.name
     if not isinstance(more, bool) or (more and not page):
         raise not_an_object_server("", "true or false, and objects where there is more", repr(more))

@@ -12,9 +12,9 @@ class HttpTimeouts:
     total: float = 120.0
     """For one operation, its bytes included."""
     connect: float = 3.0
-    """For a TCP (and TLS) connection."""
+    """For a TCP (and TLS) connection, once the host's addresses are known."""
     idle: float = 15.0
-    """Between two pieces of an answer."""
+    """Between two pieces of an answer, or of what is sent."""
 
 
 DEFAULT_TIMEOUTS = HttpTimeouts()

@@ -27,6 +27,8 @@ class Upload(Protocol):
     def pieces(self) -> Iterator[memoryview]:
         """The bytes from the first one on; each piece is valid until the next is asked for.
 
+        Pieces are small: the limit on standing still holds for each of them.
+
         Raises:
             OSError: the bytes cannot be read.
         """
@@ -46,8 +48,8 @@ class BytesUpload:
 
     def pieces(self) -> Iterator[memoryview]:
         """See ``Upload.pieces``."""
-        if self._view:
-            yield self._view
+        for at in range(0, len(self._view), _STEP):
+            yield self._view[at : at + _STEP]
 
 
 class FileUpload:

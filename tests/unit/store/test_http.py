@@ -132,6 +132,8 @@ async def test_a_server_that_ignores_range_is_refused() -> None:
         ("bytes 2-4/10", b"2345", StoreRefused),
         ("bytes 2-4/10", b"23", StoreUnavailable),
         ("nonsense", b"234", StoreRefused),
+        (f"bytes 2-{'9' * 5000}/*", b"234", StoreRefused),
+        (f"bytes {'9' * 5000}-4/*", b"234", StoreRefused),
     ],
 )
 async def test_ranges_are_compared_with_the_request(
@@ -205,6 +207,33 @@ async def test_hostile_listings(body: bytes) -> None:
     async with answering(always(200, body)) as store:
         with pytest.raises(StoreRefused):
             assert [stat async for stat in store.list("a/")] == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"objects": [{"name": "a/b", "size": Infinity, "modified": null}], "more": false}',
+        b'{"objects": [{"name": "a/b", "size": 1e999, "modified": null}], "more": false}',
+        b'{"objects": [{"name": "a/b", "size": 1, "modified": NaN}], "more": false}',
+        b'{"objects": [{"name": "a/b", "size": 1, "modified": %s}], "more": false}' % (b"9" * 400),
+        b'{"objects": [{"name": "a/b", "size": %s, "modified": 1}], "more": false}' % (b"9" * 5000),
+        b'{"objects": [{"name": "a/\\ud800", "size": 1, "modified": 1}], "more": true}',
+    ],
+    ids=["depth", "size", "large", "nan", "modified", "digits", "surrogate"],
+)
+async def test_listings_beyond_what_numbers_and_stacks_hold(body: bytes) -> None:
+    async with answering(always(200, body)) as store:
+        with pytest.raises(StoreRefused):
+            assert [stat async for stat in store.list("a/")] == []
+
+
+@pytest.mark.parametrize(
+    "date", ["Thu, 01 Jan 99999999999999999999 00:00:00 GMT", "yesterday", "9" * 5000, ""]
+)
+async def test_a_date_that_is_none(date: str) -> None:
+    async with answering(always(200, b"data", Last_Modified=date)) as store:
+        assert (await store.stat("a")).modified is None
 
 
 async def test_an_endless_object_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,13 @@ import os
 import socket
 import ssl
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from buildsvc.errors import ConfigError, StoreError, StoreRefused, StoreUnavailable
+from buildsvc.store import httpconnection
 from buildsvc.store.http import HttpStore
 from buildsvc.store.httpconnection import Call
 from buildsvc.store.local import LocalStore
@@ -271,6 +273,62 @@ async def test_chunked_answers(chunks: bytes, expected: bytes | None) -> None:
         else:
             with pytest.raises(StoreUnavailable):
                 await store.get("a")
+
+
+@pytest.mark.parametrize("length", [b"9" * 5000, b"-1", b"many"])
+async def test_a_length_that_is_none(length: bytes) -> None:
+    async def talk(_: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: " + length + b"\r\n\r\n")
+
+    async with talking(talk) as store:
+        with pytest.raises(StoreRefused, match="HEAD answer with Content-Length"):
+            await store.stat("a")
+
+
+@pytest.mark.parametrize("length", [b"", b"Content-Length: %s\r\n" % (b"9" * 5000)])
+async def test_an_answer_that_ends_with_the_connection_may_be_cut_off(length: bytes) -> None:
+    async def talk(_: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n" + length + b"\r\nonly thi")
+
+    async with talking(talk) as store:
+        with pytest.raises(StoreUnavailable, match="may have arrived cut off"):
+            await store.get("a")
+        with pytest.raises(StoreUnavailable, match="may have arrived cut off"):
+            assert [stat async for stat in store.list("a")] == []
+
+
+async def test_a_slow_resolver_takes_no_time_from_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    resolve = socket.getaddrinfo
+
+    def slow(host: str, port: int, *, type: int) -> object:  # noqa: A002  the callee's name
+        nonlocal now
+        now += LONG.connect
+        return resolve(host, port, type=type)
+
+    async def talk(_: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(DATA)
+
+    limits = []
+    wait = httpconnection._wait
+
+    def waiting(sock: socket.socket, begun: int, timeout: float) -> None:
+        limits.append(timeout)
+        wait(sock, begun, timeout)
+
+    monkeypatch.setattr(httpconnection, "_wait", waiting)
+    # Its clock alone, not that of the event loop.
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(httpconnection, "time", clock)
+    async with talking(talk) as store:
+        monkeypatch.setattr(socket, "getaddrinfo", slow)
+        assert await store.get("a") == b"data"
+    assert (now, limits) == (LONG.connect, [LONG.connect])
 
 
 @pytest.fixture

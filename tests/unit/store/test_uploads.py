@@ -28,6 +28,7 @@ def test_a_body_is_whole_each_time(tmp_path: Path, size: int) -> None:
             for piece in upload.pieces():
                 assert piece
                 break
+            assert all(len(piece) <= 256 << 10 for piece in upload.pieces()), "a limit for each"
             assert sent(upload) == data
             assert sent(upload) == data
 
