@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,6 +118,8 @@ async def test_directories_deeper_than_a_path_can_name(directory: Path, levels: 
     write(place, {"Dockerfile": BASE + f"RUN --mount=type=cache,target=/c cd /c; {down} || true\n"})
     async with pod(directory / "two", flag) as two:
         build = await two.build(place)
-        assert f"{0 if levels == 400 else levels} levels" in build.output
+        assert re.findall(r"\b(\d+) levels$", build.output, re.MULTILINE)[-1:] == (
+            ["0"] if levels == 400 else [str(levels)]
+        )
         assert ("deep" in build.output.split()) == (levels == 40)
         assert await two.stop() == 0
