@@ -114,12 +114,17 @@ class BuildKit:
                 yield _finished(event.record)
 
     async def prune(self, filters: Sequence[str] = (), max_used_space: int = 0) -> int:
-        """Remove what matches and is not in use; return the bytes that were freed.
+        """Remove what matches one of the filters and is not in use; return the bytes freed.
 
         With ``max_used_space`` (bytes), least recently used records go until the rest
         fits; without it everything that matches goes. buildkitd collects the snapshots'
         directories before it answers.
+
+        Raises:
+            ValueError: neither is given, which to buildkitd means the whole cache.
         """
+        if not filters and not max_used_space:
+            raise ValueError("a prune without a filter would remove the whole cache")
         request = control_pb2.PruneRequest(
             filter=list(filters), all=True, maxUsedSpace=max_used_space
         )

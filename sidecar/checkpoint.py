@@ -169,7 +169,8 @@ class Checkpointer:
         """Return cache mounts that are left out, or None after layers had to be pruned.
 
         Raises:
-            NotCapturedError: a layer that cannot be captured cannot be pruned either.
+            NotCapturedError: a layer that cannot be captured cannot be pruned either, or no
+                record is known to use it.
         """
         lost = {s.info.name: "its bytes are lost" for s in state.snapshots if self._is_lost(s)}
         reasons = {
@@ -192,6 +193,9 @@ class Checkpointer:
         parents = {s.info.name: s.info.parent for s in state.snapshots}
         useless = [name for name in parents if _descends(name, parents, layers)]
         ids = [record for name in useless for record in records.ids.get(_id(name), ())]
+        if not ids:
+            name, reason = next(iter(layers.items()))
+            raise NotCapturedError(f"{name}: {reason}, and no record has it")
         await self._daemon.api.prune([f"id=={record}" for record in ids])
         return None
 
@@ -201,7 +205,11 @@ class Checkpointer:
 
     async def _capture_missing(self, state: agent_pb2.State) -> str:
         """Capture what is not in the store yet; return why something is still missing."""
-        active = [s.info.name for s in state.snapshots if _is_active(s) and s.touched]
+        active = [
+            s.info.name
+            for s in state.snapshots
+            if _is_active(s) and not self._is_lost(s) and (s.touched or not self._has_tree(s))
+        ]
         trees = self._captures.trees
         committed = [
             s.info.name

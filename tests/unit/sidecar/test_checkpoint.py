@@ -44,6 +44,7 @@ class FakeBuildKit(BuildKit):
         return frozenset(self.active)
 
     async def prune(self, filters: Sequence[str] = (), max_used_space: int = 0) -> int:
+        assert filters or max_used_space, "it would remove the whole cache"
         self.pruned.append((tuple(filters), max_used_space))
         return 0
 
@@ -326,6 +327,55 @@ async def test_what_was_in_a_lost_pack_is_captured_again(scene: Scene) -> None:
     assert list(scene.agent.captured[0].blobs) == [blob.digest]
     assert taker.pruned == {"buildkit/2/upper": "its bytes are lost"}
     assert [one.mtime_ns for one in picture.blobs] == [6]
+
+
+async def test_a_cache_mount_of_a_lost_pack_that_is_on_disk_is_stored_again(scene: Scene) -> None:
+    root = scene.restored = await asyncio.to_thread(make_root, scene.directory)
+    scene.catalog = Catalog.from_root(root)
+    scene.lost_packs = {pack.digest for pack in root.packs}
+    name = "buildkit/2/upper"
+    mount = row(name, ACTIVE)
+    pack = await asyncio.to_thread(write_pack, scene.directory, [b"new"])
+    tree = tree_event(name)
+    tree.snapshot.tree_digests = tree.snapshot.data_digests = pack.chunk_digests
+    scene.agent.state = agent_pb2.State(snapshots=[mount])
+    scene.agent.captures = [[pack_event(pack), tree], [DATABASES]]
+    picture = await scene.checkpointer().take()
+    assert list(scene.agent.captured[0].snapshots) == [name]
+    assert scene.agent.captured[0].active
+    assert [tree and tree.tree for _, tree in picture.snapshots] == [pack.chunk_digests]
+
+
+async def test_a_lost_cache_mount_is_pruned_and_not_captured(scene: Scene) -> None:
+    root = scene.restored = await asyncio.to_thread(make_root, scene.directory)
+    scene.catalog = Catalog.from_root(root)
+    scene.lost_packs = {pack.digest for pack in root.packs}
+    mount = row("buildkit/2/upper", ACTIVE, touched=1)
+    mount.residency = agent_pb2.RESIDENCY_LAZY
+    scene.databases.found = Records({"upper": ["record"]}, frozenset({"upper"}))
+    scene.agent.state = agent_pb2.State(snapshots=[mount])
+    scene.agent.frozen_states = [scene.agent.state, agent_pb2.State()]
+    scene.agent.captures = [[DATABASES]]
+    taker = scene.checkpointer()
+    await taker.take()
+    assert taker.pruned == {"buildkit/2/upper": "its bytes are lost"}
+    assert (("id==record",), 0) in scene.api.pruned
+
+
+async def test_a_layer_that_no_record_has_prunes_nothing(scene: Scene) -> None:
+    scene.agent.state = agent_pb2.State(snapshots=[row("n/2/large")])
+    scene.agent.captures = [[stand_in("n/2/large")]]
+    with pytest.raises(NotCapturedError, match="n/2/large: too large, and no record has it"):
+        await scene.checkpointer().take()
+
+
+async def test_a_daemon_is_never_asked_to_prune_everything(tmp_path: Path) -> None:
+    api = BuildKit(tmp_path / "nobody")
+    try:
+        with pytest.raises(ValueError, match="whole cache"):
+            await api.prune([])
+    finally:
+        await api.close()
 
 
 async def test_a_tree_that_refers_to_a_lost_pack_is_not_published(scene: Scene) -> None:
