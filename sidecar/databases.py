@@ -54,7 +54,7 @@ def copy(root: Path, into: Path) -> int:
 
 
 def lay(tree: bytes, content: bytes, generation: cache_pb2.Root, root: Path) -> None:
-    """Write restored databases into buildkitd's root, all of them or none.
+    """Write restored databases into what becomes buildkitd's root, all of them or none.
 
     They belong to root inside the namespace, which is the user that the sidecar runs as.
 
@@ -62,7 +62,7 @@ def lay(tree: bytes, content: bytes, generation: cache_pb2.Root, root: Path) -> 
         tree: the serialised Tree.
         content: the verified chunks of its content, one after another.
         generation: whose databases they are.
-        root: buildkitd's root, empty.
+        root: an empty directory that nobody else uses.
 
     Raises:
         CorruptObject: the tree is not valid, is of other chunks, or has something else in it.

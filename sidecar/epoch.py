@@ -81,6 +81,8 @@ class Epoch:
         self._api = BuildKit(paths.buildkit_socket)
         #: Resolves with the reason when the root must be given up.
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        #: Whether something of it was killed, which says nothing about the daemon.
+        self.died = False
         self.restored: cache_pb2.Root | None = None
         self.catalog = Catalog()
         #: Ends of builds, for whoever decides about publishing.
@@ -161,6 +163,10 @@ class Epoch:
         # From here on the root is not an empty one, whatever comes of it.
         self.restored = root
         try:
+            await asyncio.to_thread(ready.place, self._paths.buildkit)
+        except OSError as problem:
+            raise Lost(f"the restored databases cannot be put in place: {problem}") from problem
+        try:
             answer = await self._agent.load(ready.request)
         except grpc.aio.AioRpcError as problem:
             raise Lost(f"the restored state cannot be used: {problem.details()}") from problem
@@ -207,6 +213,7 @@ class Epoch:
             ends: list[asyncio.Future[Any]] = [answering, exiting, self.lost]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if exiting.done():
+                self.died = exiting.result() < 0
                 raise Lost(f"buildkitd ended with status {exiting.result()} at its start")
             if self.lost.done():
                 raise Lost(self.lost.result())
@@ -217,6 +224,7 @@ class Epoch:
                 self._ended = {build.ref for build in earlier if build.ended_unix < began}
             self._answered.set()
         except (NamespaceLostError, StartError) as problem:
+            self.died = isinstance(problem, NamespaceLostError)
             raise Lost(str(problem)) from problem
         except grpc.aio.AioRpcError as problem:
             raise Lost("buildkitd did not answer in time") from problem
@@ -239,6 +247,10 @@ class Epoch:
         """Give the root up."""
         if not self.lost.done():
             self.lost.set_result(reason)
+
+    def _dies(self, reason: str) -> None:
+        self.died = self.died or not self.lost.done()
+        self.lose(reason)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -317,10 +329,10 @@ class Epoch:
     async def _watch_namespace(self) -> None:
         async for event in self._namespace.events():
             if isinstance(event, AgentExited):
-                self.lose("the agent died")
+                self._dies("the agent died")
             elif isinstance(event, DaemonExited) and not event.asked:
                 self._exits.put_nowait(event.status)
-        self.lose("the namespace ended")
+        self._dies("the namespace ended")
 
     async def _restart_daemon(self) -> None:
         """Start an ended daemon again on the same root: its databases survive a killed process."""
@@ -330,6 +342,8 @@ class Epoch:
             self._status.count("daemon_exits")
             for ref in list(self._builds):
                 self._builds.pop(ref).end("failed", error="buildkitd died")
+            if self._restorer is not None:
+                self._restorer.build_runs(running=False)
             self._restarts += 1
             if self._restarts > _RESTARTS:
                 self.lose(f"buildkitd ended {self._restarts} times, now with status {status}")
@@ -344,7 +358,7 @@ class Epoch:
             async for event in self._agent.events():
                 self._agent_event(event)
         except grpc.aio.AioRpcError:
-            self.lose("the agent died")
+            self._dies("the agent died")
 
     def _agent_event(self, event: agent_pb2.Event) -> None:
         match event.WhichOneof("event"):
@@ -383,7 +397,7 @@ class Epoch:
         elif event.ref not in self._ended:
             # BuildKit tells of the end again when it has stored the log, 3 s later.
             self._ended.add(event.ref)
-            event = self._judged(event)
+            event, doomed = self._judged(event)
             span = self._builds.pop(event.ref, None)
             if span is None:
                 span = self._status.begin(Kind.BUILD, event.ref)
@@ -394,6 +408,9 @@ class Epoch:
                 steps_total=event.steps_total,
                 error=event.error,
             )
+            if doomed:
+                # At once, since whoever ran the build asks now; the root goes a little later.
+                self._status.gives_up_root(doomed)
             log.info(
                 "build ended",
                 ref=event.ref,
@@ -405,18 +422,20 @@ class Epoch:
         if self._restorer is not None:
             self._restorer.build_runs(running=bool(self._builds))
 
-    def _judged(self, event: BuildFinished) -> BuildFinished:
+    def _judged(self, event: BuildFinished) -> tuple[BuildFinished, str]:
         """Look whether the build lacked room, which is not its own fault on a restored root.
 
         On a full disk the daemon cannot store the error, and tells of a success without a result.
+        Return the event as it should be told, and why the root is given up, if it is.
         """
         if (event.made and not event.error) or not self._room.failed_for_want_of_it(event.error):
-            return event
+            return event, ""
         log.error("a build failed on a full disk", ref=event.ref, free=self._room.free)
+        reason = ""
         if self.restored is not None:
             reason = "a build failed on a full disk, of which the cache has a part"
             asyncio.get_running_loop().call_later(_LAST_WORDS, self.lose, reason)
-        return replace(event, error=event.error or "the disk is full")
+        return replace(event, error=event.error or "the disk is full"), reason
 
 
 async def _awaited(task: asyncio.Task[None]) -> None:

@@ -161,7 +161,7 @@ class Fill:
     def _released(self, path: str) -> None:
         plan = self._staged.pop(path)
         self._downloads.released(plan)
-        self.remaining -= sum(chunk.stored for chunk in plan.chunks)
+        self.remaining = max(self.remaining - sum(chunk.stored for chunk in plan.chunks), 0)
         self._outstanding -= 1
         if not self._outstanding:
             self._all_served.set()

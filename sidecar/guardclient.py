@@ -120,6 +120,7 @@ class Namespace:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[int] = self._loop.create_future()
+        self._one_at_a_time = asyncio.Lock()
         self._started: asyncio.Future[Message] | None = None
         self._stopped: asyncio.Future[int] | None = None
         self._agent: int | None = None
@@ -230,19 +231,19 @@ class Namespace:
             await self._reader
 
     async def _run(self, message: Message, log: int | None) -> Message:
-        if self._started is not None:
-            raise BuildsvcError("two programs were to be started at a time")
-        self._started = self._loop.create_future()
-        try:
-            self._send(message, log)
-            async with asyncio.timeout(START_TIMEOUT):
-                return await self._started
-        except TimeoutError:
-            raise NamespaceLostError(
-                f"the guard did not answer {message['op']} within {START_TIMEOUT:g} s"
-            ) from None
-        finally:
-            self._started = None
+        # A daemon that dies in a checkpoint is started again while strays are ended.
+        async with self._one_at_a_time:
+            self._started = self._loop.create_future()
+            try:
+                self._send(message, log)
+                async with asyncio.timeout(START_TIMEOUT):
+                    return await self._started
+            except TimeoutError:
+                raise NamespaceLostError(
+                    f"the guard did not answer {message['op']} within {START_TIMEOUT:g} s"
+                ) from None
+            finally:
+                self._started = None
 
     def _send(self, message: Message, descriptor: int | None) -> None:
         if self._control is None or self._control.fileno() < 0:

@@ -104,6 +104,7 @@ class Lifecycle:
                 await self._make(paths, sweeping)
                 try:
                     cold = await self._epoch(number, paths, cold)
+                    again = False
                 except EndedEarly as problem:
                     if again:
                         raise
@@ -155,7 +156,11 @@ class Lifecycle:
         if directories:
             environment = allowed(os.environ)
             program = self._settings.program("rootlesskit")
-            status = await rootdir.sweep(program, directories, environment)
+            try:
+                status = await rootdir.sweep(program, directories, environment)
+            except OSError as problem:
+                log.warning("an old root could not be deleted", reason=str(problem))
+                return
             if status:
                 log.warning("an old root could not be deleted", status=status)
 
@@ -192,6 +197,12 @@ class Lifecycle:
                 await self._serve(epoch)
         except Lost as lost:
             if epoch.restored is None and not epoch.admitted:
+                if epoch.died:
+                    raise EndedEarly(
+                        "the cold daemon's root was lost before it answered",
+                        found=str(lost),
+                        advice=f"see {self._root.path / 'logs' / 'daemon.log'}",
+                    ) from lost
                 raise await self._no_daemon(lost) from lost
             return self._lost(number, str(lost), admitted=epoch.admitted)
         else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
@@ -89,20 +91,27 @@ def _unusable(problem: Exception, reason: ColdReason = "corrupt") -> Cold:
 
 @dataclass(frozen=True)
 class Loadable:
-    """A generation whose databases lie in buildkitd's root."""
+    """A generation whose databases are here, in a directory that buildkitd does not know."""
 
     plan: Plan
     downloads: Downloads
     request: agent_pb2.LoadRequest
+    laid: Path
+
+    def place(self, root: Path) -> None:
+        """Make the databases those of buildkitd's root, which is empty. Raises OSError."""
+        self.laid.rename(root)
 
 
 async def loadable(found: Found, downloads: Downloads, paths: EpochPaths) -> Loadable:
-    """Download the databases into buildkitd's root and describe the rest to the agent.
+    """Download the databases and describe the rest to the agent.
 
-    Needs neither the namespace nor the agent, which start meanwhile.
+    Needs neither the namespace nor the agent, which start meanwhile. Whoever gives up waiting
+    may start a daemon at once: the thread that still writes does so in a place of its own.
 
     Raises:
-        CorruptObject, StoreError: the databases cannot be had; the root is empty.
+        CorruptObject, StoreError: the databases cannot be had.
+        OSError: they cannot be written.
     """
     plan = await asyncio.to_thread(Plan, found.root)
     root_path = paths.down / "root"
@@ -110,7 +119,7 @@ async def loadable(found: Found, downloads: Downloads, paths: EpochPaths) -> Loa
     where = plan.databases
     tree = await downloads.content(where.tree, lambda: 0)
     content = await downloads.content(where.data, lambda: 0)
-    await asyncio.to_thread(databases.lay, tree, content, found.root, paths.buildkit)
-    return Loadable(
-        plan, downloads, agent_pb2.LoadRequest(root_path=str(root_path), lease_blobs=True)
-    )
+    laid = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="laid-", dir=paths.base))
+    await asyncio.to_thread(databases.lay, tree, content, found.root, laid)
+    request = agent_pb2.LoadRequest(root_path=str(root_path), lease_blobs=True)
+    return Loadable(plan, downloads, request, laid)

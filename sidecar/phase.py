@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """Where a sidecar is in its life; it only ever goes forward."""
+    """Where a sidecar is in its life; a lost root takes it back to the start of a daemon."""
 
     STARTING = "starting"
     RESTORING = "restoring"

@@ -184,6 +184,10 @@ class Restorer:
             queue = self._trace or (self._rest if self._calm else None)
             if not queue:
                 return
+            if self._objects[queue[0]].done or self._objects[queue[0]].running:
+                # Demanded meanwhile: it needs no more room.
+                queue.popleft()
+                continue
             coming = [item for item in self._objects.values() if item.running]
             coming.append(self._objects[queue[0]])
             if not self._room(sum(item.content.needed for item in coming)):

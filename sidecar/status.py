@@ -156,6 +156,10 @@ class Status:
         self.published = generation
         self._touch()
 
+    def gives_up_root(self, reason: str) -> None:
+        """Say that a build failed because of the cache, which will be given up."""
+        self._advise(Advice.RUN_AGAIN, f"the cache is given up ({reason}); builds go on cold")
+
     def lost_root(self, epoch: int, reason: str) -> None:
         """Say that the cache under the daemon is gone and that it moved to an empty root.
 

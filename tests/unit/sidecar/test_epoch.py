@@ -303,6 +303,9 @@ async def test_a_restored_root_gives_way_to_a_build_that_lacks_room(
         monkeypatch.setattr(Room, "free", 0)
         await scene.begins("lacks room")
         scene.namespace.daemon.ends("lacks room", error="write /x: no space left on device")
+        await scene.epoch.finished.get()
+        # Whoever ran the build asks at its end.
+        assert scene.status.advice is Advice.RUN_AGAIN
         assert "full disk" in await scene.epoch.lost
 
 

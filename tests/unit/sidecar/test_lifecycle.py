@@ -218,7 +218,26 @@ async def test_a_machine_on_which_no_namespace_lives(world: World) -> None:
     world.script = [dies] * 5
     with pytest.raises(EnvironmentUnfit, match="agent does not start"):
         await world.life().run()
-    assert all(namespace.asked[-1] == "close" for namespace in world.namespaces)
+    assert [namespace.asked[-1] for namespace in world.namespaces] == ["close", "close"]
+
+
+async def test_a_namespace_that_dies_once_is_made_again(world: World) -> None:
+    def dies(namespace: FakeNamespace) -> None:
+        namespace.agent_answers = False
+
+    world.script = [dies]
+    async with world.running():
+        await world.ready(2)
+
+
+async def test_an_agent_that_dies_before_the_cold_daemon_answers(world: World) -> None:
+    def killed(namespace: FakeNamespace) -> None:
+        # What the guard does then.
+        namespace.daemons = [-9]
+
+    world.script = [killed]
+    async with world.running():
+        await world.ready(2)
 
 
 # Lost before the first client

@@ -189,6 +189,9 @@ async def test_what_the_daemon_needs_is_there(
     ready = await loadable(found, Downloads(store, paths.down, slots), paths)
     request = ready.request
     assert cache_pb2.Root.FromString(Path(request.root_path).read_bytes()) == found.root
+    # A daemon that is started instead, cold, must not see them.
+    assert list(paths.buildkit.iterdir()) == []
+    await asyncio.to_thread(ready.place, paths.buildkit)
     (database,) = paths.buildkit.iterdir()
     assert database.name == "cache.db"
     assert database.read_bytes()
