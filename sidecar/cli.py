@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from buildsvc.errors import BuildsvcError, UsageError
 from sidecar.endpoint import EarlyBind, settle
+from sidecar.redact import redacted_text
 from sidecar.setting import Setting
 from sidecar.settings import SETTINGS, Settings
 from sidecar.sources import flag_name, load_settings
@@ -51,7 +52,7 @@ def report(error: BuildsvcError) -> int:
     text = str(error)
     for part in ("expected", "found", "what to do"):
         text = text.replace(f"; {part}: ", f"\n  {part}: ")
-    sys.stderr.write(f"sidecar: error: {text}\n")
+    sys.stderr.write(f"sidecar: error: {redacted_text(text)}\n")
     return error.exit_code
 
 
@@ -179,7 +180,7 @@ def _run(arguments: argparse.Namespace, early: EarlyBind | None) -> int:
     from sidecar.status import Status
 
     options = LogOptions(settings.log_format, settings.log_level, settings.root / "logs")
-    with Logs(options) as logs:
+    with listener, Logs(options) as logs:
         return asyncio.run(run(settings, listener, Status(recent_log=logs.recent)))
 
 

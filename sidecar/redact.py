@@ -13,8 +13,8 @@ _SECRET_KEY = re.compile(
     re.IGNORECASE,
 )
 _PATTERNS = [
-    # User information of an URL.
-    (re.compile(r"(\w://)[^/@\s\"']+@"), rf"\1{MASK}@"),
+    # User information of an URL; to the last @, because a password may have one.
+    (re.compile(r"(\w://)[^/\s\"']+@"), rf"\1{MASK}@"),
     # Signed URLs and the like.
     (
         re.compile(

@@ -174,14 +174,22 @@ async def start_guard(options: NamespaceOptions, control: socket.socket) -> Root
             begins = log.tell()
         except OSError as error:
             raise CannotCreate(f"cannot create {error.filename}: {error.strerror}") from error
-        process = await asyncio.create_subprocess_exec(
-            *command(options, descriptors),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={k: v for k, v in options.environment.items() if k in ENVIRONMENT},
-            pass_fds=descriptors.all(),
-            # Ctrl-C in a terminal is for the sidecar alone.
-            start_new_session=True,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command(options, descriptors),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={k: v for k, v in options.environment.items() if k in ENVIRONMENT},
+                pass_fds=descriptors.all(),
+                # Ctrl-C in a terminal is for the sidecar alone.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise EnvironmentUnfit(
+                f"{options.rootlesskit} cannot be executed",
+                expected="a program for this machine, with the interpreter that its #! names",
+                found=error.strerror or str(error),
+                advice="install rootlesskit or name its path",
+            ) from error
     return Rootlesskit(process, options.log, begins)

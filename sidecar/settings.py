@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
 
 from buildsvc.errors import EnvironmentUnfit
+from buildsvc.store.address import shown_address
 from sidecar.endpoint import DEFAULT_LISTEN, Address, parse_address
 from sidecar.setting import Setting, WrongSettings, setting
 from sidecar.values import (
@@ -30,15 +30,19 @@ from sidecar.values import (
     parse_name,
     parse_network,
     parse_path,
+    parse_program,
     parse_size,
+    parse_store,
     parse_switch,
-    parse_text,
     several,
 )
 
 
 def default_root(environ: Mapping[str, str]) -> Path:
-    """Return the root directory of a user who named none (XDG base directories)."""
+    """Return the root directory of a user who named none (XDG base directories).
+
+    Raises RuntimeError for a user without a home directory.
+    """
     data = environ.get("XDG_DATA_HOME", "")
     # The specification says to ignore a relative path.
     base = Path(data) if data.startswith("/") else Path.home() / ".local" / "share"
@@ -120,7 +124,7 @@ class Settings:
     )
 
     store: str = setting(
-        parse_text,
+        parse_store,
         "",
         "Where the cache is kept: a directory or an URL. Empty: no cache.",
         "URL",
@@ -187,10 +191,12 @@ class Settings:
         "FILE",
         _DAEMON,
     )
-    buildkitd: str = setting(parse_text, "buildkitd", "Program: name or path.", "PROGRAM", _DAEMON)
-    runc: str = setting(parse_text, "runc", "OCI runtime: name or path.", "PROGRAM", _DAEMON)
+    buildkitd: str = setting(
+        parse_program, "buildkitd", "Program: name or path.", "PROGRAM", _DAEMON
+    )
+    runc: str = setting(parse_program, "runc", "OCI runtime: name or path.", "PROGRAM", _DAEMON)
     rootlesskit: str = setting(
-        parse_text, "rootlesskit", "Program: name or path.", "PROGRAM", _DAEMON
+        parse_program, "rootlesskit", "Program: name or path.", "PROGRAM", _DAEMON
     )
     tools_dir: Path | None = setting(
         parse_path, None, "Directory to look for programs in before PATH.", "DIR", _DAEMON
@@ -263,11 +269,15 @@ class Settings:
                     known[name] = kind.read(values[name])
                 except ValueError as error:
                     problems.append((name, str(error)))
+        if "root" not in values:
+            problems.append(("root", "expected a directory; without a home there is no default"))
+        # With defaults for what cannot be read, so that all that is wrong is told at once.
+        settings = cls(**{"root": Path("/"), **known})
+        unclear = "allow_reachable_endpoint" in (name for name, _ in problems)
+        if not unclear and (wrong := settings._together()):
+            problems.append(("", wrong))
         if problems:
             raise WrongSettings(problems)
-        settings = cls(**known)
-        if wrong := settings._together():
-            raise WrongSettings([("", wrong)])
         return settings
 
     def _together(self) -> str:
@@ -329,7 +339,7 @@ class Settings:
     def shown(self) -> dict[str, Any]:
         """Return every setting as it would be written, passwords in URLs masked."""
         values = {name: kind.written(getattr(self, name)) for name, kind in SETTINGS.items()}
-        values["store"] = masked_url(self.store)
+        values["store"] = shown_address(self.store)
         return values
 
 
@@ -337,13 +347,3 @@ SETTINGS: Mapping[str, Setting] = {
     entry.name: entry.metadata["setting"] for entry in fields(Settings) if entry.metadata
 }
 """Every setting by name, in the order of the help."""
-
-
-def masked_url(url: str) -> str:
-    """Return the URL without user information and query, which may hold secrets."""
-    parts = urlsplit(url)
-    if not parts.scheme:
-        return url
-    netloc = parts.netloc.rpartition("@")
-    host = f"***@{netloc[2]}" if netloc[1] else netloc[2]
-    return parts._replace(netloc=host, query="***" if parts.query else "").geturl()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,7 +21,7 @@ PREFIX = "BUILDSVC_"
 _SERVICE_LINK = re.compile(r"(^|_)SERVICE_(HOST|PORT\w*)$|(^|_)PORT(_\d+_(TCP|UDP|SCTP)\w*)?$")
 
 # Variables of the scripts in tools/, which share the prefix.
-_NOT_OURS = frozenset({"CONFIG", "TOOLS", "BIN"})
+_NOT_OURS = frozenset({"CONFIG", "TOOLS", "BIN", "REGISTRY_ADDRESS"})
 
 
 @dataclass
@@ -59,13 +60,18 @@ def load_settings(
     for name, value in flags.items():
         found.offer(name, value, flag_name(name))
     for variable, text in sorted(environ.items()):
-        if _is_setting(variable):
-            found.offer(variable.removeprefix(PREFIX).lower(), text, variable)
+        name = variable.removeprefix(PREFIX).lower()
+        # Empty is how templates leave a variable out.
+        if _is_setting(variable) and (text or name not in SETTINGS):
+            found.offer(name, text, variable)
     named = str(config) if config is not None else environ.get(PREFIX + "CONFIG", "")
     if named:
         for key, value in _read_file(Path(named), found.problems).items():
             found.offer(str(key), value, f"{named}: {key}")
-    found.values.setdefault("root", default_root(environ))
+    if "root" not in found.values:
+        # Left to the settings to complain about, together with the rest.
+        with suppress(RuntimeError):
+            found.values["root"] = default_root(environ)
     _refuse_secrets(found)
     settings = None
     try:
@@ -114,6 +120,6 @@ def _refuse_secrets(found: _Collected) -> None:
         authority = str(found.values["store"]).partition("://")[2].partition("/")[0]
         if "@" in authority:
             found.problems.append(
-                "--store: has a password in it, which other processes could read; set "
-                f"{PREFIX}STORE or the file's store instead"
+                "--store: has a password in it, which other processes can read; no store takes "
+                "one in its address"
             )

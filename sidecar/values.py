@@ -6,13 +6,16 @@ what was expected.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
+from buildsvc.store.address import shown_address
 from sidecar.endpoint import parse_address
 
 _T = TypeVar("_T")
@@ -29,14 +32,25 @@ _BYTES = {
 def parse_duration(value: object) -> float:
     """Return seconds; ``90``, ``90s``, ``1m30s``, ``250ms`` and ``1.5h`` are understood."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return _finite(value, 1.0)
     text = str(value).strip().lower()
     if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
+        return _finite(text, 1.0)
     parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(f"{value!r} is not a duration; write 20s, 10m or 1h30m")
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    return _finite(sum(_finite(number, _SECONDS[unit]) for number, unit in parts), 1.0)
+
+
+def _finite(number: str | float, unit: float) -> float:
+    """Return the product. Raises ValueError when there is no number for it."""
+    try:
+        product = float(number) * unit
+    except OverflowError:
+        product = math.inf
+    if not math.isfinite(product):
+        raise ValueError(f"{str(number)[:20]} is too much, or no number")
+    return product
 
 
 def duration_text(seconds: float) -> str:
@@ -51,7 +65,7 @@ def parse_size(value: object) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value).strip().lower())
     if match is None or match[2] not in _BYTES:
         raise ValueError(f"{value!r} is not a size; write 512MiB or 20GB")
-    return int(float(match[1]) * _BYTES[match[2]])
+    return int(_finite(match[1], _BYTES[match[2]]))
 
 
 def size_text(count: int) -> str:
@@ -86,6 +100,25 @@ def parse_text(value: object) -> str:
     return value
 
 
+def parse_store(value: object) -> str:
+    """Return the address of a store; the empty one means none."""
+    address = parse_text(value)
+    try:
+        urlsplit(address)
+    except ValueError:
+        # Not its text, which may have the password.
+        raise ValueError(f"{shown_address(address)!r} is a malformed address") from None
+    return address
+
+
+def parse_program(value: object) -> str:
+    """Return the name or path of a program."""
+    text = parse_text(value)
+    if not text:
+        raise ValueError("expected a name or a path, found ''")
+    return text
+
+
 def parse_integer(value: object) -> int:
     """Return a number that is written as one."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -98,6 +131,9 @@ def parse_integer(value: object) -> int:
 def parse_path(value: object) -> Path:
     """Return the path, made absolute; ``~`` is the user's home."""
     text = str(value) if isinstance(value, Path) else parse_text(value)
+    if not text:
+        # It would be the current directory.
+        raise ValueError("expected a path, found ''")
     # Not resolve(): a symbolic link is the user's choice, and is looked at when it is used.
     return Path(os.path.abspath(os.path.expanduser(text)))
 

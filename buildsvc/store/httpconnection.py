@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from buildsvc.errors import ConfigError, StoreRefused
+from buildsvc.store.address import shown_address
 
 if TYPE_CHECKING:
     import ssl
@@ -48,7 +49,7 @@ class Origin:
             raise ConfigError(
                 "not the address of an object server",
                 expected="http(s)://host[:port][/base]",
-                found=address,
+                found=shown_address(address),
             ) from error
         path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
         return cls(address, parts.scheme, parts.hostname or "", port, path)

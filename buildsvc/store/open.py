@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from buildsvc.errors import ConfigError
+from buildsvc.store.address import shown_address
 from buildsvc.store.local import LocalStore
 from buildsvc.store.timeouts import DEFAULT_TIMEOUTS, HttpTimeouts
 
@@ -22,7 +23,12 @@ def open_store(address: str, timeouts: HttpTimeouts = DEFAULT_TIMEOUTS) -> Store
     Raises:
         ConfigError: the address is of no known kind.
     """
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise ConfigError(
+            "the store's address is malformed", expected=_KINDS, found=shown_address(address)
+        ) from error
     if not address or "\0" in address:
         raise ConfigError("the store's address is empty or has a NUL", expected=_KINDS)
     if "://" not in address:
@@ -32,7 +38,7 @@ def open_store(address: str, timeouts: HttpTimeouts = DEFAULT_TIMEOUTS) -> Store
             raise ConfigError(
                 "a file address names a directory of this machine",
                 expected="file:///directory",
-                found=address,
+                found=shown_address(address),
             )
         return LocalStore(Path(unquote(parts.path)))
     if parts.scheme in {"http", "https"}:
@@ -47,13 +53,13 @@ def open_store(address: str, timeouts: HttpTimeouts = DEFAULT_TIMEOUTS) -> Store
             raise ConfigError(
                 "not the address of an object server",
                 expected="http://host[:port][/base]",
-                found=address,
+                found=shown_address(address),
             )
         # A pod with another store does not wait for an HTTP client to be imported.
         from buildsvc.store.http import HttpStore
 
         return HttpStore(address, timeouts)
-    raise ConfigError("no such kind of store", expected=_KINDS, found=address)
+    raise ConfigError("no such kind of store", expected=_KINDS, found=shown_address(address))
 
 
 _KINDS = "file:///directory, a path, or http(s)://host[:port][/base]"

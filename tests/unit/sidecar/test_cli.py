@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from buildsvc.errors import ConfigError
 from sidecar import cli
 from sidecar.settings import SETTINGS
 from sidecar.sources import flag_name
@@ -79,6 +80,64 @@ def test_a_reader_that_leaves_early_is_no_defect() -> None:
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (74, b"")
+
+
+@pytest.mark.parametrize(
+    ("store", "masked"),
+    [
+        ("http://me:hunter2@host/x", "http://***@host/x"),
+        ("http://me:a#hunter2@host/x", "http://***@host/x"),
+        ("http://me:a?hunter2@host/x", "http://***@host/x"),
+        ("http://me:a@hunter2@host/x", "http://***@host/x"),
+        ("http://me:a/hunter2@host/x", "http://***"),
+        ("http://1:2/hunter2@host/x", "http://***"),
+        ("https://host:1/x?sig=hunter2", "https://host:1/x?***"),
+        ("https://[::1]:1/x#hunter2", "https://[::1]:1/x"),
+        ("s3://AKID:hunter2@bucket", "s3://***@bucket"),
+        ("file:///a@b", "file:///a@b"),
+        ("/a/b#c?d@e", "/a/b#c?d@e"),
+    ],
+)
+def test_secrets_of_an_address_are_not_shown(
+    store: str, masked: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUILDSVC_STORE", store)
+    assert cli.main(["config"]) == 0
+    text = capsys.readouterr().out
+    assert yaml.safe_load(text)["store"] == masked
+    assert "hunter2" not in text
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        "s3://AKID:hunter2@bucket",
+        "s3://AKID:a@hunter2@bucket",
+        "https://host/x?sig=hunter2",
+        "https://host/x?id=hunter2",
+        "https://host/x#hunter2",
+        "https://me:a#hunter2@host/x",
+        "https://me:hunter2/a@host/x",
+        "https://me:hunter2@host/x",
+        "file://me:hunter2@host/x",
+        "http://[::1",
+        "http://me:hunter2@[::1",
+    ],
+)
+def test_no_address_that_is_no_store_ends_with_a_secret_or_a_traceback(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUILDSVC_STORE", store)
+    flags = ["--root", str(tmp_path / "root"), "--listen", "127.0.0.1:0"]
+    assert cli.main(["run", *flags]) == 78
+    text = capsys.readouterr().err
+    assert "sidecar: error: " in text
+    assert "hunter2" not in text
+
+
+def test_an_error_is_reported_without_secrets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.report(ConfigError("no", found="http://me:hunter2@host")) == 78
+    assert capsys.readouterr().err == "sidecar: error: no\n  found: http://***@host\n"
 
 
 def test_secrets_are_masked_in_config(

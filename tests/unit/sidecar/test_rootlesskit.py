@@ -111,3 +111,11 @@ async def test_a_machine_that_lacks_something(machine: NamespaceOptions) -> None
         machine.log.mkdir()
         with pytest.raises(CannotCreate, match="log: Is a directory"):
             await start_guard(machine, theirs)
+
+
+async def test_a_program_that_cannot_be_executed(machine: NamespaceOptions) -> None:
+    program = Path(machine.environment["PATH"]) / "rootlesskit"
+    program.write_text("#!/no/such/interpreter\n")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, pytest.raises(EnvironmentUnfit, match="rootlesskit cannot be executed"):
+        await start_guard(replace(machine, rootlesskit=str(program)), theirs)

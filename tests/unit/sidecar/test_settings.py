@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildsvc.errors import ConfigError, EnvironmentUnfit
-from sidecar.settings import SETTINGS, Settings, masked_url
+from sidecar.settings import SETTINGS, Settings
 from sidecar.sources import flag_name, load_settings
 from sidecar.values import duration_text, parse_duration, parse_size, size_text
 
@@ -144,7 +144,8 @@ def test_all_errors_come_at_once_each_with_its_origin(config: Path) -> None:
 def test_the_variables_that_kubernetes_sets_for_services_are_no_settings() -> None:
     links = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP"]
     links += ["PORT_80_TCP_ADDR", "WEB_SERVICE_HOST", "WEB_PORT", "WEB_PORT_443_TCP_PROTO"]
-    load({}, {f"BUILDSVC_{name}": "tcp://10.0.0.1:80" for name in links})
+    scripts = ["TOOLS", "BIN", "REGISTRY_ADDRESS"]
+    load({}, {f"BUILDSVC_{name}": "tcp://10.0.0.1:80" for name in [*links, *scripts]})
     with pytest.raises(ConfigError, match="BUILDSVC_PORTS"):
         load({}, {"BUILDSVC_PORTS": "1"})
 
@@ -166,13 +167,51 @@ def test_a_missing_file_is_an_error(config: Path) -> None:
 
 def test_a_password_on_the_command_line_is_refused_and_elsewhere_masked() -> None:
     url = "https://user:hunter2@store.invalid/cache?sig=abc"
-    with pytest.raises(ConfigError, match="BUILDSVC_STORE") as caught:
+    with pytest.raises(ConfigError, match="--store: has a password in it") as caught:
         load({"store": url})
     assert "hunter2" not in str(caught.value)
     settings = load({}, {"BUILDSVC_STORE": url})
     assert settings.store == url
     assert settings.shown()["store"] == "https://***@store.invalid/cache?***"
-    assert masked_url("/plain/dir") == "/plain/dir"
+
+
+def test_all_errors_come_at_once_those_of_several_settings_too() -> None:
+    flags = {"listen": "0.0.0.0:1234", "tls": "off", "grace": "soon", "store": "http://[::1"}
+    with pytest.raises(ConfigError) as caught:
+        load(flags)
+    for part in ("--grace: ", "--store: ", "tls: off on 0.0.0.0:1234"):
+        assert f"\n{part}" in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        load({**flags, "allow_reachable_endpoint": "perhaps"})
+    assert "tls: off on" not in str(caught.value), "nobody knows what was meant"
+
+
+def test_an_empty_variable_counts_as_unset(config: Path) -> None:
+    config.write_text("tools_dir: /tools\n")
+    names = [*SETTINGS, "config"]
+    assert load({}, {f"BUILDSVC_{name.upper()}": "" for name in names}) == load()
+    assert load({}, {"BUILDSVC_TOOLS_DIR": ""}, config).tools_dir == Path("/tools")
+    with pytest.raises(ConfigError, match="BUILDSVC_TOLS_DIR: no such setting"):
+        load({}, {"BUILDSVC_TOLS_DIR": ""})
+
+
+@pytest.mark.parametrize("name", ["root", "tools_dir", "endpoint_file", "runc"])
+def test_an_empty_path_is_not_the_current_directory(name: str, config: Path) -> None:
+    config.write_text(f"{name}: ''\n")
+    for flags, file in (({name: ""}, None), ({}, config)):
+        with pytest.raises(ConfigError, match=f"{name.replace('_', '.')}: expected a "):
+            load(flags, config=file)
+
+
+def test_a_user_without_a_home_directory_names_a_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert load_settings({"root": "/x"}, {}).root == Path("/x")
+    with pytest.raises(ConfigError, match=r"--grace: .*\nroot: expected a directory"):
+        load_settings({"grace": "soon"}, {})
 
 
 def test_plain_tcp_for_everybody_needs_the_explicit_switch() -> None:
@@ -189,6 +228,12 @@ def test_plain_tcp_for_everybody_needs_the_explicit_switch() -> None:
         {"grace": "soon"},
         {"grace": -1},
         {"grace": float("nan")},
+        {"grace": "9" * 400},
+        {"grace": "9" * 400 + "h"},
+        {"grace": int("9" * 400)},
+        {"max_used_space": "9" * 400},
+        {"max_used_space": "9" * 400 + "GB"},
+        {"download_concurrency": "9" * 5000},
         {"store": 5},
         {"root": 7},
         {"fallback_keys": 3},
