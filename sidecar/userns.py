@@ -200,8 +200,8 @@ def explain(log: str) -> EnvironmentUnfit:
     """
     found = "\n".join(line for line in log.splitlines() if "level=warning" not in line)
     for cause in _KNOWN:
-        if re.search(cause.pattern, log):
-            known = cause if _can_be_mapped(log) else _OUTSIDE
+        if re.search(cause.pattern, found):
+            known = cause if _can_be_mapped(found) else _OUTSIDE
             return EnvironmentUnfit(
                 f"the user namespace could not be made: {known.message}",
                 expected=known.expected,

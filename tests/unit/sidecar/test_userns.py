@@ -50,7 +50,11 @@ def test_what_rootlesskit_says_is_explained(log: str, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("log", "message"),
-    [("something nobody foresaw", "something nobody foresaw"), ("", "without a message")],
+    [
+        ("something nobody foresaw", "something nobody foresaw"),
+        ("", "without a message"),
+        ('level=warning msg="slirp4netns has no seccomp"', "without a message"),
+    ],
 )
 def test_an_end_that_nobody_explains_may_be_tried_again(log: str, message: str) -> None:
     error = userns.explain(log)
