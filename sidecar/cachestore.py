@@ -16,6 +16,10 @@ from buildsvc.store.open import open_store
 from buildsvc.store.retry import RetryingStore
 from sidecar.settings import Settings
 
+#: Uploads at a time: packs are large, so few fill any network.
+UPLOADS = 4
+#: Small operations at a time beside downloads and uploads, such as those of a publication.
+_OTHERS = 4
 #: Seconds for ``buildkitd --version``.
 _VERSION_WITHIN = 10.0
 _VERSION = re.compile(r"\bv\d+\.\d+\.\d+\S*")
@@ -70,7 +74,8 @@ def cache_store(settings: Settings, use: StoreUse) -> Store:
     Raises:
         ConfigError: its address is of no known kind.
     """
-    return RetryingStore(MeteredStore(open_store(settings.store), use))
+    connections = settings.download_concurrency + UPLOADS + _OTHERS
+    return RetryingStore(MeteredStore(open_store(settings.store, connections=connections), use))
 
 
 async def buildkit_version(program: Path) -> str:

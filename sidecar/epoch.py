@@ -18,6 +18,7 @@ from buildsvc.errors import BuildsvcError
 from buildsvc.store.contract import Store
 from sidecar.agentclient import AgentClient
 from sidecar.buildkit import BuildFinished, BuildKit, BuildStarted
+from sidecar.cachestore import UPLOADS
 from sidecar.capture import Captures, Uploads
 from sidecar.checkpoint import Checkpointer, Daemon
 from sidecar.download import Downloads, Slots
@@ -41,8 +42,6 @@ _AGENT_WITHIN = 20.0
 #: Seconds within which a daemon answers. It takes 0.4 s on restored databases; one that
 #: does not answer is thrown away while clients still wait.
 _DAEMON_WITHIN = 10.0
-#: Uploads at a time: packs are large, so few fill any network.
-_UPLOADS = 4
 #: Exits of the daemon alone that are answered by starting it again on the same root.
 _RESTARTS = 2
 #: Seconds for a build that lacked room to tell its client why, before its daemon goes.
@@ -265,7 +264,7 @@ class Epoch:
                 running.append(tasks.create_task(_awaited(self._restoring), name="restore"))
             if self._store is not None and self._settings.publish != "never":
                 self._uploads = Uploads(
-                    self._store, self._agent, self.catalog, self._status, _UPLOADS
+                    self._store, self._agent, self.catalog, self._status, UPLOADS
                 )
                 self._captures = Captures(self._agent, self._uploads)
                 running.append(tasks.create_task(self._captures.run(), name="capture"))

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from buildsvc.store.contract import Store
 
 
-def open_store(address: str, timeouts: HttpTimeouts = DEFAULT_TIMEOUTS) -> Store:
+def open_store(
+    address: str, timeouts: HttpTimeouts = DEFAULT_TIMEOUTS, connections: int = 16
+) -> Store:
     """The bare store at ``file:///directory``, a plain path, or ``http(s)://host[:port][/base]``.
 
+    ``connections`` bounds what is asked of a server at one time.
     Touches neither disk nor network; the first operation does. Wrappers are the caller's choice.
 
     Raises:
@@ -58,7 +61,7 @@ def open_store(address: str, timeouts: HttpTimeouts = DEFAULT_TIMEOUTS) -> Store
         # A pod with another store does not wait for an HTTP client to be imported.
         from buildsvc.store.http import HttpStore
 
-        return HttpStore(address, timeouts)
+        return HttpStore(address, timeouts, connections)
     raise ConfigError("no such kind of store", expected=_KINDS, found=shown_address(address))
 
 

@@ -7,11 +7,19 @@ import os
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from buildsvc.errors import ConfigError, EnvironmentUnfit, ObjectNotFound
 from buildsvc.store.meter import StoreUse
-from sidecar.cachestore import buildkit_version, cache_keys, cache_store, this_platform
+from sidecar.cachestore import (
+    UPLOADS,
+    buildkit_version,
+    cache_keys,
+    cache_store,
+    this_platform,
+)
 from sidecar.settings import Settings
+from tests.unit.store.serving import serving
 
 
 def program(tmp_path: Path, script: str) -> Path:
@@ -72,6 +80,27 @@ def test_the_own_key_comes_before_its_fallbacks() -> None:
 def test_a_store_of_no_known_kind_is_a_setting_that_is_wrong() -> None:
     with pytest.raises(ConfigError):
         cache_store(settings(store="ftp://host/dir"), StoreUse())
+
+
+async def test_downloads_wait_for_their_slots_and_not_for_connections() -> None:
+    """Else they would be sent in the order of their requests, not of their urgency."""
+    together = asyncio.Barrier(40 + UPLOADS)
+
+    async def handler(_: web.Request) -> web.Response:
+        await together.wait()
+        return web.Response(body=b"data")
+
+    app = web.Application()
+    app.router.add_route("*", "/{name:.*}", handler)
+    async with serving(app) as address, asyncio.timeout(30):
+        many = await asyncio.to_thread(settings, store=address, download_concurrency=40)
+        store = cache_store(many, StoreUse())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number in range(together.parties):
+                    group.create_task(store.get(f"a/{number}"))
+        finally:
+            await store.close()
 
 
 @pytest.fixture
