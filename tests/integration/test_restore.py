@@ -113,7 +113,9 @@ class Held:
 
 def restored(one: Pod) -> bool:
     """Whether the generation's databases are laid out: what is fetched from then on is layers."""
-    return any(one.root.glob("epoch-*/buildkit/cache.db"))
+    # First in a directory of their own, which then becomes buildkitd's.
+    places = ("laid-*", "buildkit")
+    return any(any(one.root.glob(f"epoch-*/{place}/cache.db")) for place in places)
 
 
 async def test_a_client_while_databases_are_restored(
