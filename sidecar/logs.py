@@ -1,7 +1,8 @@
 """Structured logs: for people on a terminal, JSON elsewhere, and a bounded file beside it.
 
 Events are put into a queue where they happen and written by a thread: a full disk or a slow
-reader of standard error never holds up the event loop.
+reader of standard error never holds up the event loop. A reader that has stalled holds up
+nothing but the lines for it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import json
 import logging
 import logging.handlers
 import queue
+import select
 import sys
+import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TextIO
 
 from sidecar.files import private_directory
 from sidecar.log import FIELDS
@@ -27,6 +31,12 @@ from sidecar.redact import redacted
 _FILE_BYTES = 4 * 1024 * 1024
 _FILES_KEPT = 2
 _RING_LINES = 2000
+#: Lines that wait for a reader of standard error that is slow; beyond them new ones are lost.
+_WAITING_LINES = 10_000
+#: Seconds that the end waits for such a reader.
+_LAST_LINES = 2.0
+#: Characters whose bytes fit into a pipe that takes any: PIPE_BUF by the longest of UTF-8.
+_PIECE = select.PIPE_BUF // 4
 
 _CHATTY = ("asyncio", "grpc", "aiohttp")
 
@@ -96,9 +106,7 @@ class Logs:
 
     def _sinks(self) -> list[logging.Handler]:
         # Without a formatter a sink writes a record's message: the line of JSON.
-        sinks: list[logging.Handler] = [_Terminal(), _Ring(self._ring)]
-        if self._options.human():
-            sinks[0].setFormatter(_Human(colours=sys.stderr.isatty()))
+        sinks: list[logging.Handler] = [_Ring(self._ring)]
         directory = self._options.directory
         if directory is not None:
             private_directory(directory)
@@ -110,7 +118,10 @@ class Logs:
                     delay=True,
                 )
             )
-        return sinks
+        terminal = _Terminal()
+        if self._options.human():
+            terminal.setFormatter(_Human(colours=sys.stderr.isatty()))
+        return [*sinks, terminal]
 
 
 class _Event(logging.LogRecord):
@@ -220,15 +231,55 @@ def _traces(event: Mapping[str, Any]) -> str:
 
 
 class _Terminal(logging.Handler):
-    """Writes to what standard error is at the moment: the progress display stands in for it."""
+    """Writes to what standard error is at the moment: the progress display stands in for it.
+
+    In a thread of its own, for the sake of the file and the ring.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: queue.Queue[str | None] = queue.Queue(_WAITING_LINES)
+        self._ending = False
+        self._thread = threading.Thread(target=self._write_all, name="log-terminal", daemon=True)
+        self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            sys.stderr.write(self.format(record) + "\n")
-            sys.stderr.flush()
-        except (OSError, ValueError):
-            # Nobody reads any more: the file and the ring still have it.
-            return
+        with suppress(queue.Full):
+            self._lines.put_nowait(self.format(record) + "\n")
+
+    def close(self) -> None:
+        # Once: logging closes all handlers again when the interpreter ends.
+        if not self._ending:
+            self._ending = True
+            end = time.monotonic() + _LAST_LINES
+            with suppress(queue.Full):
+                self._lines.put(None, timeout=_LAST_LINES)
+            self._thread.join(max(0.0, end - time.monotonic()))
+        super().close()
+
+    def _write_all(self) -> None:
+        while (line := self._lines.get()) is not None:
+            # Nobody reads any more, perhaps: the file and the ring still have it.
+            with suppress(OSError, ValueError):
+                for at in range(0, len(line), _PIECE):
+                    _wait_for_reader(sys.stderr)
+                    sys.stderr.write(line[at : at + _PIECE])
+                    sys.stderr.flush()
+
+
+def _wait_for_reader(stream: TextIO) -> None:
+    """Wait until a piece can be written.
+
+    Not in the writing itself, which holds the stream's lock: the interpreter needs that to end.
+    """
+    try:
+        number = stream.fileno()
+    except (OSError, ValueError):
+        # No file, and so nothing that can stall.
+        return
+    poll = select.poll()
+    poll.register(number, select.POLLOUT)
+    poll.poll()
 
 
 class _File(logging.handlers.RotatingFileHandler):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -232,3 +234,52 @@ def test_a_full_disk_costs_the_file_its_lines_and_nothing_else(
         get_logger("x").info("two")
     assert [line["event"] for line in lines(capsys.readouterr().err)] == ["one", "two"]
     assert len(logs.recent()) == 2
+
+
+_STALLED = """
+import sys
+from pathlib import Path
+from sidecar.log import get_logger
+from sidecar.logs import LogOptions, Logs
+
+with Logs(LogOptions("json", "info", Path(sys.argv[1]))) as logs:
+    for number in range(1000):
+        get_logger("x").info("x" * 1000, number=number)
+print(len(logs.recent()))
+"""
+
+
+def test_a_reader_that_has_stalled_holds_up_neither_the_end_nor_the_file(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _STALLED, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            stderr=writing,
+            timeout=60,
+            check=False,
+        )
+        os.set_blocking(reading, False)
+        on_terminal = os.read(reading, 1 << 20).splitlines()
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert (done.returncode, done.stdout) == (0, b"1000\n")
+    in_file = (tmp_path / "sidecar.log").read_bytes().splitlines()
+    assert len(in_file) == 1000
+    assert 10 < len(on_terminal) < 1000
+    assert on_terminal[:-1] == in_file[: len(on_terminal) - 1]
+
+
+def test_long_lines_arrive_whole_at_a_reader_that_is_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    said = "\N{SNOWMAN}" * 300_000
+    with open(reading, encoding="utf-8") as reader, open(writing, "w", encoding="utf-8") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with Logs(LogOptions("human", "info", tmp_path)):
+            get_logger("x").info(said)
+            get_logger("x").info("next")
+            assert said in reader.readline()
+            assert "next" in reader.readline()
