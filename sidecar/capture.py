@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +156,10 @@ class Captures:
         self.trees: dict[str, CapturedTree] = {}
         self.blobs: dict[str, CapturedBlob] = {}
         self._databases: list[CapturedTree] = []
+        #: Packs that were taken as lost.
+        self._forgotten: set[bytes] = set()
+        #: Chunks of theirs that the agent has not been told yet.
+        self._untold: list[bytes] = []
         self._committed: asyncio.Queue[str] = asyncio.Queue()
         self._captures: set[asyncio.Task[list[tuple[ObjectKey, str]]]] = set()
 
@@ -225,17 +229,22 @@ class Captures:
             raise NotCapturedError(f"the databases: {taken.left_out}")
         return taken
 
-    async def forget_pack(self, digest: bytes) -> None:
-        """Take a pack as lost: what is captured from now on is stored anew, as far as it was in it.
+    async def forget_packs(self, digests: Collection[bytes]) -> None:
+        """Take packs as lost: what is captured from now on is stored anew, as far as it was there.
+
+        Each is lost once: one that this pod has made and stored again is not.
 
         Raises:
-            AioRpcError: the agent is gone.
+            AioRpcError: the agent is gone, or has not heard of it; the next call tells it.
         """
-        dropped = self._uploads.catalog.drop_pack(digest)
-        if not dropped:
+        if new := frozenset(digests) - self._forgotten:
+            self._forgotten |= new
+            self._untold += self._uploads.catalog.drop_packs(new)
+        if not self._untold:
             return
-        await self._agent.forget(b"".join(dropped))
-        lost = frozenset(dropped)
+        lost = frozenset(self._untold)
+        await self._agent.forget(b"".join(self._untold))
+        self._untold.clear()
         for name, tree in list(self.trees.items()):
             if not lost.isdisjoint(split_digests(tree.tree + tree.data)):
                 del self.trees[name]

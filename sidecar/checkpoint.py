@@ -18,16 +18,19 @@ older than the rest, at any time: it gets the tree that was restored, or an empt
 not: the records that use it or descend from it are pruned from the daemon, so that what is
 published is whole, and the picture is begun again.
 
-Packs that restoring found lost or corrupt count as not stored: what was in them and is on disk is
-stored again; snapshots whose bytes are nowhere any more are pruned like layers beyond the limits.
+Packs that restoring found lost, or to have a corrupt chunk, count as not stored: what was in them
+and is on disk is stored again. What is not on disk keeps its place in a pack that can be read;
+snapshots whose bytes are nowhere any more are pruned like layers beyond the limits. If more is
+found to be lost meanwhile, the picture is begun again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc.aio
@@ -48,6 +51,7 @@ from sidecar.capture import (
     restored_blobs,
     restored_trees,
 )
+from sidecar.losses import Losses
 from sidecar.pause import NotStopped, paused
 
 #: Seconds that the agent may take to finish its calls while the daemon is stopped.
@@ -73,6 +77,8 @@ class Picture:
     database_bytes: int
     #: Cache mounts that are left out, and why.
     left_out: dict[str, str]
+    #: Whether more has been found to be lost since: it may refer to that.
+    outdated: Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class Checkpointer:
         *,
         end_strays: Callable[[], Awaitable[int]],
         restored: cache_pb2.Root | None,
-        lost_packs: Collection[bytes],
+        losses: Losses,
         scratch: Path,
         max_used_space: int,
     ) -> None:
@@ -104,9 +110,12 @@ class Checkpointer:
         self._agent = agent
         self._captures = captures
         self._uploads = uploads
-        self._restored_trees = restored_trees(restored) if restored else {}
+        #: The restored generation's, whole ones of which count as stored, and for what is not
+        #: on disk readable ones.
+        self._all_trees = restored_trees(restored) if restored else {}
+        self._whole_trees = self._readable_trees = self._all_trees
         self._restored_blobs = self._all_blobs = restored_blobs(restored) if restored else {}
-        self._lost_packs = lost_packs
+        self._losses = losses
         self._end_strays = end_strays
         self._scratch = scratch
         self._max_used_space = max_used_space
@@ -118,6 +127,7 @@ class Checkpointer:
 
         Raises:
             NotIdle: builds or the daemon's own work came in between each time.
+            NotCapturedError: something needed cannot be captured, or more was lost each time.
             CorruptObject: the databases are not what a scratch daemon would accept.
             StoreError: packs could not be uploaded.
         """
@@ -125,7 +135,15 @@ class Checkpointer:
         if self._max_used_space:
             await self._daemon.api.prune(max_used_space=self._max_used_space)
         await self._captures.drained()
-        await self._forget_lost()
+        for _ in range(_ATTEMPTS):
+            known = len(self._losses)
+            await self._forget_lost()
+            picture = await self._take(partial(self._losses.exceed, known))
+            if not picture.outdated():
+                return picture
+        raise NotCapturedError("more was found to be lost each time")
+
+    async def _take(self, outdated: Callable[[], bool]) -> Picture:
         copied = self._scratch / "databases"
         why = skipped = ""
         for _ in range(_ATTEMPTS):
@@ -147,23 +165,31 @@ class Checkpointer:
                 continue
             left_out = await self._left_out(frozen[0], copied)
             if left_out is not None:
-                return await self._finish(frozen, copied, left_out)
+                return await self._finish(frozen, copied, left_out, outdated)
             why = "layers that cannot be cached were pruned"
         raise NotIdle(why)
 
     async def _forget_lost(self) -> None:
         """Let nothing be deduplicated against packs that were found to be lost."""
-        for pack in list(self._lost_packs):
-            await self._captures.forget_pack(pack)
-        if self._lost_packs:
-            whole = self._whole
-            trees, blobs = self._restored_trees, self._restored_blobs
-            self._restored_trees = {n: t for n, t in trees.items() if whole(t.tree + t.data)}
-            self._restored_blobs = {n: b for n, b in blobs.items() if whole(b.data)}
+        if not self._losses:
+            return
+        await self._captures.forget_packs(self._losses.suspects)
+        whole, readable = self._whole, self._readable
+        trees, blobs = self._all_trees, self._all_blobs
+        self._whole_trees = {n: t for n, t in trees.items() if whole(t.tree + t.data)}
+        self._readable_trees = {n: t for n, t in trees.items() if readable(t.tree + t.data)}
+        self._restored_blobs = {n: b for n, b in blobs.items() if whole(b.data)}
 
     def _whole(self, digests: bytes) -> bool:
         catalog = self._uploads.catalog
         return all(digest in catalog for digest in split_digests(digests))
+
+    def _readable(self, digests: bytes) -> bool:
+        catalog, losses = self._uploads.catalog, self._losses
+        return all(
+            digest in catalog or losses.readable(catalog.locate(digest))
+            for digest in split_digests(digests)
+        )
 
     async def _left_out(self, state: agent_pb2.State, copied: Path) -> dict[str, str] | None:
         """Return cache mounts that are left out, or None after layers had to be pruned.
@@ -233,15 +259,20 @@ class Checkpointer:
 
         A committed one never changes; an active one does not unless it was mounted.
         """
-        known = state.info.name in self._restored_trees
+        known = self._restored(state) is not None
         return known and (_is_committed(state) or not state.touched)
+
+    def _restored(self, state: agent_pb2.SnapshotState) -> CapturedTree | None:
+        """The restored generation's tree, as far as the store has it."""
+        trees = self._readable_trees if _is_lazy(state) else self._whole_trees
+        return trees.get(state.info.name)
 
     def _is_lost(self, state: agent_pb2.SnapshotState) -> bool:
         """Whether neither this pod nor the store has the bytes."""
         return (
             state.info.kind != cache_pb2.SNAPSHOT_KIND_VIEW
-            and state.residency == agent_pb2.RESIDENCY_LAZY
-            and state.info.name not in self._restored_trees
+            and _is_lazy(state)
+            and self._restored(state) is None
         )
 
     async def _missing_blobs(self, state: agent_pb2.State) -> list[str]:
@@ -293,6 +324,7 @@ class Checkpointer:
         frozen: tuple[agent_pb2.State, list[str], int],
         copied: Path,
         left_out: dict[str, str],
+        outdated: Callable[[], bool],
     ) -> Picture:
         state, blobs, size = frozen
         names = frozenset(s.info.name for s in state.snapshots)
@@ -300,7 +332,7 @@ class Checkpointer:
         taken = await self._captures.capture_databases(copied)
         await self._uploads.flush()
         await asyncio.to_thread(shutil.rmtree, copied)
-        self._check_stored(state)
+        self._check_stored(state, blobs)
         return Picture(
             snapshots=[(self._info(s), self._tree(s)) for s in state.snapshots],
             blobs=[self._blob(digest) for digest in sorted(blobs)],
@@ -308,33 +340,43 @@ class Checkpointer:
             used=[used.name for used in state.used],
             database_bytes=size,
             left_out=left_out,
+            outdated=outdated,
         )
 
-    def _check_stored(self, state: agent_pb2.State) -> None:
-        """Make sure of every tree: one captured while its pack was found lost would not be whole.
+    def _check_stored(self, state: agent_pb2.State, blobs: list[str]) -> None:
+        """Make sure of all that is on disk: captured while a pack was found lost, it is not whole.
 
         Raises:
-            NotCapturedError: one is not; it is captured again next time.
+            NotCapturedError: something is not; it is captured again next time.
         """
-        if not self._lost_packs:
+        if not self._losses:
             return
         for row in state.snapshots:
-            tree = self._tree(row)
-            if tree is not None and not self._whole(tree.tree + tree.data):
-                self._captures.trees.pop(row.info.name, None)
-                raise NotCapturedError(f"{row.info.name}: what it has in common with a lost pack")
+            name, tree = row.info.name, self._tree(row)
+            if tree is None or tree is self._readable_trees.get(name):
+                continue
+            if not self._whole(tree.tree + tree.data):
+                self._captures.trees.pop(name, None)
+                raise NotCapturedError(f"{name}: what it has in common with a lost pack")
+        for digest in self._captures.blobs.keys() & blobs:
+            if not self._whole(self._blob(digest).data):
+                del self._captures.blobs[digest]
+                raise NotCapturedError(f"{digest}: what it has in common with a lost pack")
 
     def _newest(self, state: agent_pb2.SnapshotState) -> CapturedTree | None:
         name = state.info.name
         if state.info.kind == cache_pb2.SNAPSHOT_KIND_VIEW:
             return None
-        return self._restored_trees[name] if self._has_tree(state) else self._captures.trees[name]
+        if self._has_tree(state):
+            return self._restored(state)
+        # One that was filled a moment ago is not captured: its chunks are what they should be.
+        return self._captures.trees.get(name) or self._readable_trees[name]
 
     def _tree(self, state: agent_pb2.SnapshotState) -> CapturedTree | None:
         newest = self._newest(state)
         if newest is None or not newest.left_out:
             return newest
-        return self._restored_trees.get(state.info.name, newest)
+        return self._restored(state) or newest
 
     def _info(self, state: agent_pb2.SnapshotState) -> cache_pb2.SnapshotInfo:
         info = cache_pb2.SnapshotInfo()
@@ -364,6 +406,10 @@ def _descends(name: str, parents: dict[str, str], layers: dict[str, str]) -> boo
 
 def _is_active(state: agent_pb2.SnapshotState) -> bool:
     return state.info.kind == cache_pb2.SNAPSHOT_KIND_ACTIVE
+
+
+def _is_lazy(state: agent_pb2.SnapshotState) -> bool:
+    return state.residency == agent_pb2.RESIDENCY_LAZY
 
 
 def _is_committed(state: agent_pb2.SnapshotState) -> bool:

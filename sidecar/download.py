@@ -22,6 +22,7 @@ from buildsvc.cache.packs import pack_digest
 from buildsvc.cache.roots import Location
 from buildsvc.errors import CorruptObject, ObjectNotFound, ShortObject
 from buildsvc.store.contract import Store
+from sidecar.losses import Losses
 from sidecar.segments import SegmentPlan, cut
 
 P = ParamSpec("P")
@@ -96,8 +97,8 @@ class Downloads:
         self._staging = staging
         self._slots = slots
         self._names = itertools.count(1)
-        #: Digests of packs that turned out missing, cut short or corrupt.
-        self.lost: set[bytes] = set()
+        #: What turned out missing, cut short or corrupt.
+        self.lost = Losses()
         #: Segments downloaded so far: whoever waits in the queue sees that it moves.
         self.finished = 0
 
@@ -161,7 +162,7 @@ class Downloads:
                         chunks.decode, stored, chunk.length, chunk.digest
                     )
                 except CorruptObject:
-                    self.lost.add(numbered[chunk.chunk][1].pack)
+                    self.lost.corrupt(numbered[chunk.chunk][1])
                     raise
                 yield chunk.chunk, data
 
@@ -170,7 +171,7 @@ class Downloads:
         try:
             yield
         except (ObjectNotFound, ShortObject):
-            self.lost.add(pack_digest(name))
+            self.lost.packs.add(pack_digest(name))
             raise
 
     async def _write(self, plan: SegmentPlan, path: Path) -> None:

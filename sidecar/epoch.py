@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -26,6 +26,7 @@ from sidecar.guardclient import AgentExited, DaemonExited, Namespace, NamespaceL
 from sidecar.launch import Launch
 from sidecar.locate import Found, Loadable, loadable
 from sidecar.log import get_logger
+from sidecar.losses import Losses
 from sidecar.paths import EpochPaths
 from sidecar.plan import ObjectKey
 from sidecar.restore import Restorer
@@ -87,7 +88,7 @@ class Epoch:
         #: Ends of builds, for whoever decides about publishing.
         self.finished: asyncio.Queue[BuildFinished] = asyncio.Queue()
         self._restorer: Restorer | None = None
-        self._lost_packs: Collection[bytes] = ()
+        self._losses = Losses()
         self._restoring: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._answered = asyncio.Event()
@@ -139,7 +140,7 @@ class Epoch:
 
     def prefetch(self, ready: Loadable) -> None:
         """Begin to download what the last build used, also before the agent is there."""
-        self._lost_packs = ready.downloads.lost
+        self._losses = ready.downloads.lost
         self._restorer = Restorer(
             self._agent,
             ready.downloads,
@@ -301,7 +302,7 @@ class Epoch:
             self._uploads,
             end_strays=self._namespace.end_strays,
             restored=self.restored,
-            lost_packs=self._lost_packs,
+            losses=self._losses,
             scratch=self._paths.scratch,
             max_used_space=self._launch.max_used_space,
         )

@@ -169,7 +169,8 @@ class Fill:
     def _retry(self, group: asyncio.TaskGroup, chunks: Sequence[int]) -> None:
         again = set(chunks)
         if twice := again & self._retried:
-            self._downloads.lost |= {self._content.data[index].pack for index in twice}
+            for index in twice:
+                self._downloads.lost.corrupt(self._content.data[index])
             raise CorruptObject(f"{self._key.name}: chunks are corrupt in the store")
         self._retried |= again
         self._add(group, sorted(again))

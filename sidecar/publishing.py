@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc.aio
@@ -49,6 +50,10 @@ class Policy:
         return self.publish == "always" or (self.publish == "on-success" and not build.error)
 
 
+def _never() -> bool:
+    return False
+
+
 class Publishing:
     """Publishes one epoch's state: after builds, on request, and at the end."""
 
@@ -70,13 +75,15 @@ class Publishing:
         self._cold_seconds = 0.0
         self._ended = 0
         self._published = 0
+        #: The published picture's.
+        self._outdated: Callable[[], bool] = _never
         #: Checkpoints in a row that failed for more than a busy daemon.
         self._failures = 0
 
     @property
     def dirty(self) -> bool:
-        """Whether builds ended that no published generation has yet."""
-        return self._ended > self._published
+        """Whether builds ended that no published generation has, or what it has was lost since."""
+        return self._ended > self._published or self._outdated()
 
     async def run(self) -> None:
         """Publish after each build, as soon as the daemon is idle, until cancelled."""
@@ -156,6 +163,8 @@ class Publishing:
                 span.end(snapshots=len(picture.snapshots), blobs=len(picture.blobs))
                 generation = await self._publish(picture)
                 self._published, self._failures = ended, 0
+                if self._policy.publish != "never":
+                    self._outdated = picture.outdated
             except NotIdle as busy:
                 self._status.skipped_checkpoint("busy")
                 log.info("checkpoint skipped", reason=str(busy))

@@ -15,7 +15,7 @@ from buildsvc.cache.roots import FORMAT_VERSION, ChunkTable, Location, validate
 from buildsvc.errors import CorruptObject
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ class Catalog:
         for chunk, offset, stored, length in rows:
             self._locations.setdefault(chunk, Location(chunk, digest, offset, stored, length))
 
-    def drop_pack(self, digest: bytes) -> list[bytes]:
-        """Takes a pack as lost or corrupt; the chunks that are in no other one, as far as known."""
-        lost = [chunk for chunk, at in self._locations.items() if at.pack == digest]
+    def drop_packs(self, digests: Collection[bytes]) -> list[bytes]:
+        """Takes packs as lost or corrupt; the chunks that are in no other one, as far as known."""
+        lost = [chunk for chunk, at in self._locations.items() if at.pack in digests]
         for chunk in lost:
             self._lost[chunk] = self._locations.pop(chunk)
         return lost

@@ -339,8 +339,8 @@ def test_the_first_place_is_kept_and_a_dropped_pack_forgotten(tmp_path: Path) ->
     add_pack(catalog, second)
     assert catalog.locate(chunks.digest(b"b")).pack == first.digest
     lost = [chunks.digest(b"a"), chunks.digest(b"b")]
-    assert catalog.drop_pack(first.digest) == lost
-    assert catalog.drop_pack(first.digest) == []
+    assert catalog.drop_packs({first.digest}) == lost
+    assert catalog.drop_packs({first.digest}) == []
     # What nobody can store again is named where it was.
     assert catalog.locate(lost[0]).pack == first.digest
     assert [one for one in (b"a", b"b", b"c") if chunks.digest(one) in catalog] == [b"c"]

@@ -45,6 +45,7 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
         self.breaks_at = -1
         self.released: list[str] = []
         self.forgotten: list[bytes] = []
+        self.forget_fails = False
         #: Captures wait after their first event until a pack has been released: no room.
         self.full = False
         self.room = asyncio.Event()
@@ -110,8 +111,10 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
         return agent_pb2.ReleasePackResponse()
 
     async def Forget(  # noqa: N802
-        self, request: agent_pb2.ForgetRequest, _: Context
+        self, request: agent_pb2.ForgetRequest, context: Context
     ) -> agent_pb2.ForgetResponse:
+        if self.forget_fails:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "killed")
         self.forgotten.append(request.chunk_digests)
         return agent_pb2.ForgetResponse()
 

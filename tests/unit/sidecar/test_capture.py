@@ -222,8 +222,41 @@ async def test_what_was_captured_of_a_lost_pack_is_forgotten(tmp_path: Path) -> 
     agent.captures = [[pack_event(lost), pack_event(kept), one, other]]
     async with scene(tmp_path, agent) as (captures, _, catalog, _):
         await captures.capture(REQUEST)
-        await captures.forget_pack(lost.digest)
-        await captures.forget_pack(lost.digest)
+        await captures.forget_packs({lost.digest})
+        await captures.forget_packs({lost.digest})
         assert list(captures.trees) == ["b"]
         assert agent.forgotten == [lost.chunk_digests]
         assert len(catalog) == 1
+
+
+async def test_an_agent_that_has_not_heard_of_a_lost_pack_is_told_again(tmp_path: Path) -> None:
+    agent = FakeAgent()
+    lost = write_pack(tmp_path, [b"one"])
+    one = tree_event("a")
+    one.snapshot.data_digests = one.snapshot.tree_digests = lost.chunk_digests
+    agent.captures = [[pack_event(lost), one]]
+    agent.forget_fails = True
+    async with scene(tmp_path, agent) as (captures, _, _, _):
+        await captures.capture(REQUEST)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await captures.forget_packs({lost.digest})
+        agent.forget_fails = False
+        await captures.forget_packs({lost.digest})
+        assert agent.forgotten == [lost.chunk_digests]
+        assert captures.trees == {}
+
+
+async def test_a_lost_pack_that_is_stored_again_is_not_lost(tmp_path: Path) -> None:
+    agent = FakeAgent()
+    pack = write_pack(tmp_path, [b"one"])
+    one = tree_event("a")
+    one.snapshot.data_digests = one.snapshot.tree_digests = pack.chunk_digests
+    agent.captures = [[pack_event(pack), one]] * 2
+    async with scene(tmp_path, agent) as (captures, _, catalog, _):
+        await captures.capture(REQUEST)
+        await captures.forget_packs({pack.digest})
+        await captures.capture(REQUEST)
+        await captures.forget_packs({pack.digest})
+        assert len(agent.forgotten) == 1
+        assert pack.chunk_digests in catalog
+        assert "a" in captures.trees

@@ -13,6 +13,7 @@ import pytest_asyncio
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.catalog import Catalog
+from buildsvc.cache.roots import ChunkTable
 from buildsvc.errors import CorruptObject, StoreError
 from buildsvc.store.faults import Fail, FaultyStore, Rule
 from buildsvc.store.local import LocalStore
@@ -22,6 +23,7 @@ from sidecar.buildkit import BuildKit
 from sidecar.capture import Captures, NotCapturedError, Uploads
 from sidecar.checkpoint import Checkpointer, Daemon, NotIdle
 from sidecar.databases import Records
+from sidecar.losses import Losses
 from sidecar.status import Status
 from tests.unit.cache.fakes import make_root, write_pack
 from tests.unit.sidecar.fakeagent import FakeAgent, connected
@@ -104,7 +106,7 @@ class Scene:
         self.restored: cache_pb2.Root | None = None
         #: How many processes RUN steps have left, at each look.
         self.strays = [0]
-        self.lost_packs: set[bytes] = set()
+        self.losses = Losses()
         self.catalog = Catalog()
         self._client = client
 
@@ -122,7 +124,7 @@ class Scene:
             uploads,
             end_strays=self._end_strays,
             restored=self.restored,
-            lost_packs=self.lost_packs,
+            losses=self.losses,
             scratch=self.directory / "scratch",
             max_used_space=1000,
         )
@@ -305,7 +307,7 @@ async def test_a_layer_that_cannot_be_pruned_is_named(scene: Scene) -> None:
 async def test_what_was_in_a_lost_pack_is_captured_again(scene: Scene) -> None:
     root = scene.restored = await asyncio.to_thread(make_root, scene.directory)
     scene.catalog = Catalog.from_root(root)
-    scene.lost_packs = {pack.digest for pack in root.packs}
+    scene.losses.packs |= {pack.digest for pack in root.packs}
     (blob,) = root.blobs
     scene.databases.blobs = [{blob.digest: blob.size}]
     scene.databases.found = Records({"upper": ["record"]}, frozenset())
@@ -332,7 +334,7 @@ async def test_what_was_in_a_lost_pack_is_captured_again(scene: Scene) -> None:
 async def test_a_cache_mount_of_a_lost_pack_that_is_on_disk_is_stored_again(scene: Scene) -> None:
     root = scene.restored = await asyncio.to_thread(make_root, scene.directory)
     scene.catalog = Catalog.from_root(root)
-    scene.lost_packs = {pack.digest for pack in root.packs}
+    scene.losses.packs |= {pack.digest for pack in root.packs}
     name = "buildkit/2/upper"
     mount = row(name, ACTIVE)
     pack = await asyncio.to_thread(write_pack, scene.directory, [b"new"])
@@ -349,7 +351,7 @@ async def test_a_cache_mount_of_a_lost_pack_that_is_on_disk_is_stored_again(scen
 async def test_a_lost_cache_mount_is_pruned_and_not_captured(scene: Scene) -> None:
     root = scene.restored = await asyncio.to_thread(make_root, scene.directory)
     scene.catalog = Catalog.from_root(root)
-    scene.lost_packs = {pack.digest for pack in root.packs}
+    scene.losses.packs |= {pack.digest for pack in root.packs}
     mount = row("buildkit/2/upper", ACTIVE, touched=1)
     mount.residency = agent_pb2.RESIDENCY_LAZY
     scene.databases.found = Records({"upper": ["record"]}, frozenset({"upper"}))
@@ -379,11 +381,87 @@ async def test_a_daemon_is_never_asked_to_prune_everything(tmp_path: Path) -> No
 
 
 async def test_a_tree_that_refers_to_a_lost_pack_is_not_published(scene: Scene) -> None:
-    scene.lost_packs = {b"p" * 32}
+    scene.losses.packs |= {b"p" * 32}
     scene.agent.state = agent_pb2.State(snapshots=[row("a")])
     scene.agent.captures = [[tree_event("a")], [DATABASES]]
     with pytest.raises(NotCapturedError, match="a lost pack"):
         await scene.checkpointer().take()
+
+
+async def test_a_blob_that_refers_to_a_lost_pack_is_not_published(scene: Scene) -> None:
+    scene.losses.packs.add(b"p" * 32)
+    scene.databases.blobs = [{"sha256:b": 7}]
+    blob = agent_pb2.CapturedBlob(digest="sha256:b", size=7, data_digests=b"b" * 32)
+    scene.agent.captures = [[agent_pb2.CaptureEvent(blob=blob)], [DATABASES]]
+    with pytest.raises(NotCapturedError, match=r"sha256:b: .* a lost pack"):
+        await scene.checkpointer().take()
+
+
+async def test_what_is_found_lost_meanwhile_begins_it_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = scene.restored = await asyncio.to_thread(make_root, scene.directory)
+    scene.catalog = Catalog.from_root(root)
+    verified: list[frozenset[str]] = []
+
+    def finding(_: Path, snapshots: frozenset[str]) -> None:
+        verified.append(snapshots)
+        scene.losses.packs |= {pack.digest for pack in root.packs}
+
+    monkeypatch.setattr(scene.databases, "verify", finding)
+    pack = await asyncio.to_thread(write_pack, scene.directory, [b"new"])
+    tree = tree_event("buildkit/1/lower")
+    tree.snapshot.tree_digests = tree.snapshot.data_digests = pack.chunk_digests
+    scene.agent.state = agent_pb2.State(snapshots=[row("buildkit/1/lower")])
+    scene.agent.captures = [[DATABASES], [pack_event(pack), tree], [DATABASES]]
+    picture = await scene.checkpointer().take()
+    assert len(verified) == 2
+    assert [tree and tree.tree for _, tree in picture.snapshots] == [pack.chunk_digests]
+    assert not picture.outdated()
+    scene.losses.packs.add(b"p" * 32)
+    assert picture.outdated()
+
+
+@pytest.mark.parametrize("own", [False, True])
+async def test_beside_a_corrupt_chunk_what_is_not_on_disk_stays(scene: Scene, *, own: bool) -> None:
+    """A pack that can be read has the chunks of others; a snapshot whose own is corrupt is lost."""
+    root = scene.restored = await asyncio.to_thread(make_root, scene.directory)
+    scene.catalog = Catalog.from_root(root)
+    upper = next(s for s in root.snapshots if s.info.name == "buildkit/2/upper")
+    table = ChunkTable(root)
+    mine = {*upper.tree.tree, *upper.tree.data}
+    number = max(mine) if own else min(set(range(len(table))) - mine)
+    scene.losses.corrupt(table[number])
+    assert table[min(mine)].pack in scene.losses.suspects
+    lazy = row("buildkit/2/upper")
+    lazy.residency = agent_pb2.RESIDENCY_LAZY
+    scene.databases.found = Records({"upper": ["record"]}, frozenset())
+    scene.agent.state = agent_pb2.State(snapshots=[lazy])
+    if own:
+        scene.agent.frozen_states = [scene.agent.state, agent_pb2.State()]
+    scene.agent.captures = [[DATABASES]]
+    taker = scene.checkpointer()
+    picture = await taker.take()
+    assert list(taker.pruned) == (["buildkit/2/upper"] if own else [])
+    assert len(picture.snapshots) == (not own)
+    # What is captured from now on is stored anew.
+    assert len(scene.agent.forgotten) == 1
+
+
+async def test_what_was_filled_a_moment_ago_stays_where_it_is(scene: Scene) -> None:
+    root = scene.restored = await asyncio.to_thread(make_root, scene.directory)
+    scene.catalog = Catalog.from_root(root)
+    table = ChunkTable(root)
+    upper = next(s for s in root.snapshots if s.info.name == "buildkit/2/upper")
+    mine = {*upper.tree.tree, *upper.tree.data}
+    scene.losses.corrupt(table[min(set(range(len(table))) - mine)])
+    lazy = row("buildkit/2/upper")
+    lazy.residency = agent_pb2.RESIDENCY_LAZY
+    scene.agent.state = agent_pb2.State(snapshots=[lazy])
+    scene.agent.frozen_states = [agent_pb2.State(snapshots=[row("buildkit/2/upper")])]
+    scene.agent.captures = [[DATABASES]]
+    picture = await scene.checkpointer().take()
+    assert [tree and tree.usage_bytes for _, tree in picture.snapshots] == [7]
 
 
 async def test_databases_of_an_earlier_checkpoint_do_not_stand_in(scene: Scene) -> None:

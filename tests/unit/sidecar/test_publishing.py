@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -24,6 +26,7 @@ from sidecar.buildkit import BuildFinished
 from sidecar.capture import CapturedTree, restored_blobs, restored_trees
 from sidecar.checkpoint import Checkpointer, NotIdle, Picture
 from sidecar.epoch import Epoch
+from sidecar.losses import Losses
 from sidecar.publish import Publisher, merged_trace
 from sidecar.publishing import Policy, Publishing
 from sidecar.status import Status
@@ -53,6 +56,7 @@ class FakeEpoch:
         self.began = asyncio.Event()
         self.pruned: dict[str, str] = {}
         self.mounts: dict[str, str] = {}
+        self.losses = Losses()
         self._root = root
 
     async def active_builds(self) -> frozenset[str]:
@@ -81,6 +85,7 @@ class FakeEpoch:
             used=["buildkit/1/lower"],
             database_bytes=9,
             left_out=self.mounts,
+            outdated=partial(self.losses.exceed, len(self.losses)),
         )
 
 
@@ -248,6 +253,17 @@ async def test_draining_what_is_published_already_does_nothing(tmp_path: Path) -
         assert it.epoch.taken == 0
 
 
+async def test_what_is_found_lost_after_publishing_is_published_anew(tmp_path: Path) -> None:
+    async with scene(tmp_path) as it:
+        it.built()
+        assert (await it.publishing.checkpoint()).number == 1
+        assert not it.publishing.dirty
+        it.epoch.losses.packs.add(b"p" * 32)
+        await it.publishing.drain()
+        assert it.epoch.taken == 2
+        assert not it.publishing.dirty
+
+
 @pytest.mark.parametrize("trouble", [CorruptObject("bad page"), gone()])
 async def test_draining_ends_although_nothing_can_be_published(
     tmp_path: Path, trouble: Exception
@@ -313,13 +329,15 @@ async def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
 def test_the_trace_of_earlier_pods_is_kept_behind_this_ones(tmp_path: Path) -> None:
     root = make_root(tmp_path)
     infos = [s.info for s in root.snapshots]
-    picture = Picture([(info, None) for info in infos], [], CapturedTree(b"", b"", 0, 0), [], 0, {})
+    picture = Picture(
+        [(info, None) for info in infos], [], CapturedTree(b"", b"", 0, 0), [], 0, {}, bool
+    )
     root.trace.cold = True
     root.trace.used[:] = ["buildkit/1/lower", "gone", "buildkit/2/upper"]
     merged = merged_trace(picture, root)
     assert list(merged.used) == ["buildkit/2/upper", "buildkit/1/lower"]
     assert merged.earlier == 0
-    here = Picture(picture.snapshots, [], picture.databases, ["buildkit/1/lower"], 0, {})
+    here = replace(picture, used=["buildkit/1/lower"])
     merged = merged_trace(here, root)
     assert list(merged.used) == ["buildkit/1/lower", "buildkit/2/upper"]
     assert merged.earlier == 1

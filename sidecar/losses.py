@@ -1,0 +1,37 @@
+"""What restoring has found to be lost in the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from buildsvc.cache.roots import Location
+
+
+@dataclass
+class Losses:
+    """They only grow; the length is how many there are."""
+
+    packs: set[bytes] = field(default_factory=set)
+    """Digests of packs that are missing or cut short."""
+    chunks: dict[bytes, bytes] = field(default_factory=dict)
+    """Digests of corrupt chunks, and of the pack that each is in."""
+
+    def __len__(self) -> int:
+        return len(self.packs) + len(self.chunks)
+
+    def exceed(self, known: int) -> bool:
+        """Whether there are more than were known."""
+        return len(self) > known
+
+    def corrupt(self, at: Location) -> None:
+        """Add a chunk that is not what its name says."""
+        self.chunks[at.digest] = at.pack
+
+    @property
+    def suspects(self) -> frozenset[bytes]:
+        """Packs that nothing new is to rely on: lost, or with a corrupt chunk in them."""
+        return frozenset(self.packs) | frozenset(self.chunks.values())
+
+    def readable(self, at: Location) -> bool:
+        """Whether the chunk may be there: its pack is, and nobody has found it to be corrupt."""
+        return at.pack not in self.packs and at.digest not in self.chunks
