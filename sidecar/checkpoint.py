@@ -15,7 +15,7 @@ Order, and why each part is safe:
 
 What the format cannot hold (a tree beyond its limits) is left out. A cache mount may be empty, or
 older than the rest, at any time: it gets the tree that was restored, or an empty one. A layer may
-not: the records that use it or descend from it are pruned from the daemon, so that what is
+not: the records that use it, descend from it or hold it are pruned from the daemon, so that what is
 published is whole, and the picture is begun again.
 
 Packs that restoring found lost, or to have a corrupt chunk, count as not stored: what was in them
@@ -207,7 +207,8 @@ class Checkpointer:
         if not reasons and not lost:
             return {}
         records = await asyncio.to_thread(databases.records, copied)
-        layers = {name: why for name, why in reasons.items() if _id(name) not in records.mounts}
+        mounts = records.mounts
+        layers = {n: why for n, why in reasons.items() if databases.own_name(n) not in mounts}
         layers |= lost
         if not layers:
             return reasons
@@ -217,8 +218,7 @@ class Checkpointer:
             )
         self.pruned |= layers
         parents = {s.info.name: s.info.parent for s in state.snapshots}
-        useless = [name for name in parents if _descends(name, parents, layers)]
-        ids = [record for name in useless for record in records.ids.get(_id(name), ())]
+        ids = records.needing(layers, parents)
         if not ids:
             name, reason = next(iter(layers.items()))
             raise NotCapturedError(f"{name}: {reason}, and no record has it")
@@ -391,17 +391,6 @@ class Checkpointer:
                 return known[digest]
         # Lost and not on disk: its record may be of use without it.
         return self._all_blobs[digest]
-
-
-def _id(name: str) -> str:
-    """Return BuildKit's own name of a snapshot, which containerd has put others before."""
-    return name.rpartition("/")[2]
-
-
-def _descends(name: str, parents: dict[str, str], layers: dict[str, str]) -> bool:
-    while name in parents and name not in layers:
-        name = parents[name]
-    return name in layers
 
 
 def _is_active(state: agent_pb2.SnapshotState) -> bool:

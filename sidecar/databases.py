@@ -7,7 +7,8 @@ import os
 import shutil
 import stat
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
@@ -29,6 +30,13 @@ WORKER_ID = f"{WORKER}/workerid"
 _BOLT = (SOLVER, METADATA, CONTAINERD, HISTORY)
 #: Bytes of all of them that are still believed; they are laid out in memory.
 _LARGEST = 1 << 30
+#: Where a record names those that it holds (BuildKit's cache/metadata.go).
+_PARENTS = (
+    b"cache.parent",
+    b"cache.mergeParents",
+    b"cache.lowerDiffParent",
+    b"cache.upperDiffParent",
+)
 #: A build under way changes these; history alone is written up to 3 s after a build.
 _CHANGED_BY_BUILDS = (SOLVER, METADATA, CONTAINERD)
 
@@ -140,10 +148,47 @@ def verify(copied: Path, snapshots: frozenset[str]) -> None:
 
 @dataclass(frozen=True)
 class Records:
-    """Records of the cache by the name that a snapshot's key ends in: all, and cache mounts."""
+    """Records of the cache by the name that a snapshot's key ends in: all, and cache mounts.
+
+    ``parents``: for a record those that it holds, as layer, merge or diff.
+    """
 
     ids: dict[str, list[str]]
     mounts: frozenset[str]
+    parents: dict[str, list[str]] = field(default_factory=dict)
+
+    def needing(self, snapshots: Iterable[str], below: Mapping[str, str]) -> list[str]:
+        """Return the records that cannot be without the snapshots.
+
+        They are these' own, those of what lies on them, and all that hold one of these: a merge
+        (``COPY --link``) or a diff may have no snapshot, or one with another parent.
+
+        Args:
+            snapshots: their names.
+            below: the parent of each snapshot, all of them by name.
+        """
+        needing: defaultdict[str, list[str]] = defaultdict(list)
+        for name, parent in below.items():
+            needing[parent].append(name)
+            for record in self.ids.get(own_name(name), ()):
+                needing[name].append(record)
+                needing[record].append(name)
+        for record, held in self.parents.items():
+            for parent in held:
+                needing[parent].append(record)
+        found = list(dict.fromkeys(snapshots))
+        seen = set(found)
+        for one in found:
+            more = [other for other in dict.fromkeys(needing[one]) if other not in seen]
+            seen.update(more)
+            found += more
+        known = {record for records in self.ids.values() for record in records}
+        return [one for one in found if one in known]
+
+
+def own_name(snapshot: str) -> str:
+    """Return BuildKit's own name of a snapshot, which containerd has put others before."""
+    return snapshot.rpartition("/")[2]
 
 
 def records(copied: Path) -> Records:
@@ -153,6 +198,7 @@ def records(copied: Path) -> Records:
     """
     ids: defaultdict[str, list[str]] = defaultdict(list)
     mounts = set[str]()
+    parents: dict[str, list[str]] = {}
     with bolt.Database(copied / METADATA) as database:
         found = database.root.bucket(b"_main")
         for key, record in found.buckets() if found is not None else ():
@@ -161,18 +207,27 @@ def records(copied: Path) -> Records:
             ids[name or key.decode()].append(key.decode())
             if _text(values.get(b"cache.recordType")) == "exec.cachemount":
                 mounts.add(name or key.decode())
-    return Records(dict(ids), frozenset(mounts))
+            held = [text for parent in _PARENTS for text in _texts(values.get(parent))]
+            if held:
+                parents[key.decode()] = held
+    return Records(dict(ids), frozenset(mounts), parents)
 
 
 def _text(value: bytes | None) -> str:
-    """The text in one of BuildKit's values, which are JSON; empty where there is none."""
+    """The text in one of BuildKit's values; empty where there is none."""
+    return next(iter(_texts(value)), "")
+
+
+def _texts(value: bytes | None) -> list[str]:
+    """The texts in one of BuildKit's values, which are JSON."""
     if not value:
-        return ""
+        return []
     try:
-        text = json.loads(value)["value"]
+        inside = json.loads(value)["value"]
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptObject(f"{METADATA}: {value[:80]!r} is no value") from error
-    return text if isinstance(text, str) else ""
+    texts = inside if isinstance(inside, list) else [inside]
+    return [text for text in texts if isinstance(text, str) and text]
 
 
 def local_contexts(copied: Path) -> int:

@@ -64,5 +64,32 @@ async def test_the_next_pod_is_whole(directory: Path, how: str) -> None:
         assert await three.stop() == 0
 
 
+async def test_a_lost_layer_is_pruned_with_the_merge_that_holds_it(directory: Path) -> None:
+    noise = random.Random(2).randbytes(60 << 20)
+    place = context(directory / "context", BASE + "COPY --link noise /noise\n", {"noise": noise})
+    other = context(directory / "other", BASE + "RUN echo other > /other\n", {})
+    store = Stored(directory / "store")
+    flag = f"--store={store.directory}"
+    async with pod(directory / "one", flag) as one:
+        await one.build(place)
+        assert (await one.checkpoint())["published"]
+        assert await one.stop() == 0
+    lost = of_one_layer_only(store)
+    lost.unlink()
+    async with pod(directory / "two", flag) as two:
+        await two.until(failed)
+        await two.build(other)
+        report = await two.checkpoint()
+        assert report["published"], report
+        assert (await two.status())["by"]["left_out"]["layer"] > 0
+        assert await two.stop() == 0
+    newest = store.root(len(store.heads))
+    assert lost.name not in {pack.digest.hex() for pack in newest.packs}
+    async with pod(directory / "three", flag, "--restore=complete") as three:
+        assert (await three.build(other)).ran == []
+        assert ((await three.export(place)) / "noise").read_bytes() == noise
+        assert await three.stop() == 0
+
+
 def failed(state: State) -> bool:
     return any(s["kind"] == "fetch" and s["outcome"] == "failed" for s in state["timeline"])

@@ -17,7 +17,7 @@ from buildsvc.cache.roots import ChunkTable
 from buildsvc.errors import CorruptObject, StoreError
 from buildsvc.store.faults import Fail, FaultyStore, Rule
 from buildsvc.store.local import LocalStore
-from sidecar import checkpoint
+from sidecar import checkpoint, databases
 from sidecar.agentclient import AgentClient
 from sidecar.buildkit import BuildKit
 from sidecar.capture import Captures, NotCapturedError, Uploads
@@ -81,6 +81,9 @@ class FakeDatabases:
 
     def records(self, _: Path) -> Records:
         return self.found
+
+    def own_name(self, snapshot: str) -> str:
+        return databases.own_name(snapshot)
 
     def local_contexts(self, _: Path) -> int:
         return self.contexts.pop(0) if len(self.contexts) > 1 else self.contexts[0]
@@ -294,6 +297,20 @@ async def test_layers_beyond_the_limits_are_pruned_with_what_is_on_them(scene: S
     assert (("id==l", "id==a", "id==unfinalized"), 0) in scene.api.pruned
     assert taker.pruned == {"n/2/large": "too large"}
     assert picture.left_out == {}
+
+
+async def test_a_merge_that_holds_a_lost_layer_is_pruned_with_it(scene: Scene) -> None:
+    linked, other = row("n/1/linked"), row("n/2/other")
+    scene.databases.found = Records(
+        {"linked": ["l"], "other": ["o"], "merge": ["merge"], "upon": ["upon"]},
+        frozenset(),
+        {"merge": ["o", "l"], "upon": ["merge"], "l": []},
+    )
+    scene.agent.state = agent_pb2.State(snapshots=[linked, other])
+    scene.agent.frozen_states = [scene.agent.state, agent_pb2.State(snapshots=[other])]
+    scene.agent.captures = [[stand_in("n/1/linked"), tree_event("n/2/other")], [DATABASES]]
+    await scene.checkpointer().take()
+    assert (("id==l", "id==merge", "id==upon"), 0) in scene.api.pruned
 
 
 async def test_a_layer_that_cannot_be_pruned_is_named(scene: Scene) -> None:
