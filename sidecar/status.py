@@ -157,7 +157,8 @@ class Status:
         self._touch()
 
     def gives_up_root(self, reason: str) -> None:
-        """Say that a build failed because of the cache, which will be given up."""
+        """Say that a build failed because of the cache, and that the daemon moves on without it."""
+        self.enter(Phase.STARTING_DAEMON, "the daemon moves to an empty root")
         self._advise(Advice.RUN_AGAIN, f"the cache is given up ({reason}); builds go on cold")
 
     def lost_root(self, epoch: int, reason: str) -> None:
