@@ -53,7 +53,7 @@ run: setup ## cold build, publish, change a line, build in a fresh pod: 5 minute
 	@echo "make: building in two pods and on a daemon that stays up; about 5 minutes for the sample project"
 	@tools/as-builder python tools/run.py $(if $(CONTEXT),--context '$(abspath $(CONTEXT))') $(if $(DOCKERFILE),--dockerfile '$(abspath $(DOCKERFILE))') $(if $(CHANGE),--change '$(CHANGE)') $(if $(PROGRAM),--program '$(PROGRAM)')
 
-bench: setup ## the comparison with a warm daemon and with BuildKit's own cache: about an hour
+bench: setup ## the comparison with a warm daemon and with BuildKit's own cache: about two hours
 	@echo "make: measuring; leave the machine alone meanwhile"
 	@tools/as-builder python -m perf.bench
 
