@@ -112,6 +112,8 @@ def read_fields(data: Buffer, most: int) -> Fields:
             if tag == _ENTRY:
                 if length > MAX_ENTRY or count == most:
                     raise CorruptObject("tree: an entry too large, or too many of them")
+                if count and end != at:
+                    raise CorruptObject("tree: something lies between its entries")
                 if (
                     not blocks
                     or count - blocks[-1][1] == _BLOCK_ENTRIES
@@ -119,8 +121,6 @@ def read_fields(data: Buffer, most: int) -> Fields:
                 ):
                     blocks.append((at, count))
                     begin = at
-                elif end != at:
-                    raise CorruptObject("tree: something lies between its entries")
                 count += 1
                 end = following
             elif tag not in (_DIGESTS, _LENGTHS) or tag in others:

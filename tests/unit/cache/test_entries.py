@@ -53,6 +53,14 @@ def test_what_no_writer_makes_is_refused(data: bytes, message: str) -> None:
         entries.read_fields(data, 1000)
 
 
+@pytest.mark.parametrize("before", [1, 255, 256, 257, 512])
+def test_nothing_lies_between_entries_where_a_block_begins_either(before: int) -> None:
+    table = b"\x0a\x20" + bytes(32) + b"\x12\x01\x01"
+    with pytest.raises(CorruptObject, match="lies between"):
+        entries.read_fields(b"\x1a\x00" * before + table + b"\x1a\x00", 1000)
+    assert len(entries.read_fields(b"\x1a\x00" * before + table, 1000).entries) == before
+
+
 def test_more_entries_than_the_bound_are_not_looked_at() -> None:
     data = trees.serialise(large(10))
     assert len(entries.read_fields(data, 11).entries) == 11
