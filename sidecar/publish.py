@@ -21,11 +21,12 @@ def merged_trace(picture: Picture, restored: cache_pb2.Root | None) -> cache_pb2
     """Return the order of use to publish.
 
     What this pod used comes first, in its order; what only earlier pods used follows, as
-    long as it is still there. A pod that used nothing thus keeps what is known.
+    long as it is still there. A pod that used nothing that is left thus keeps what is known.
     """
     here = {info.name for info, _ in picture.snapshots} | {blob.digest for blob in picture.blobs}
     recent, earlier = ([], []) if restored is None else trace_parts(restored.trace)
-    own = dict.fromkeys(name for name in picture.used or recent if name in here)
+    own = dict.fromkeys(name for name in picture.used if name in here)
+    own = own or dict.fromkeys(name for name in recent if name in here)
     used = own | dict.fromkeys(name for name in (*recent, *earlier) if name in here)
     return cache_pb2.Trace(cold=restored is None, used=list(used), earlier=len(used) - len(own))
 

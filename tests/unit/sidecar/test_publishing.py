@@ -345,4 +345,5 @@ def test_the_trace_of_earlier_pods_is_kept_behind_this_ones(tmp_path: Path) -> N
     root.trace.CopyFrom(merged)
     unused = merged_trace(picture, root)
     assert unused == merged
+    assert merged_trace(replace(picture, used=["pruned", "since"]), root) == merged
     assert merged_trace(here, None) == cache_pb2.Trace(cold=True, used=["buildkit/1/lower"])
