@@ -256,6 +256,8 @@ def test_a_reader_that_has_stalled_holds_up_neither_the_end_nor_the_file(tmp_pat
             [sys.executable, "-c", _STALLED, str(tmp_path)],
             stdout=subprocess.PIPE,
             stderr=writing,
+            # Buffered: only then does a write hold a lock that the end needs.
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
             timeout=60,
             check=False,
         )
