@@ -151,7 +151,14 @@ def test_the_endpoint_module_imports_nothing_heavy() -> None:
 
 
 def test_the_lifecycle_loads_no_library_before_it_is_needed() -> None:
-    loaded = loaded_by("sidecar.lifecycle", "sidecar.logs", "sidecar.surface")
+    loaded = loaded_by(
+        "sidecar.lifecycle",
+        "sidecar.logs",
+        "sidecar.surface",
+        "sidecar.run",
+        "sidecar.cli",
+        "buildsvc.store.http",
+    )
     assert {"sidecar.epoch", "grpc"} <= loaded
     # A fresh pod's start waits for the processor. The pages and the display come later, and
     # logging is the standard library's.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import socket
 import ssl
 import threading
@@ -13,7 +14,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from buildsvc.errors import ConfigError, StoreError, StoreRefused, StoreUnavailable
+from buildsvc.cache.generations import GenerationLog
+from buildsvc.cache.keys import CacheKey
+from buildsvc.errors import (
+    ConfigError,
+    ObjectExists,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+)
 from buildsvc.store import httpconnection
 from buildsvc.store.http import HttpStore
 from buildsvc.store.httpconnection import Call
@@ -21,6 +30,7 @@ from buildsvc.store.local import LocalStore
 from buildsvc.store.timeouts import HttpTimeouts
 from perf.objectserver import ObjectServer
 from sidecar.certificates import make_certificates
+from tests.unit.cache.fakes import make_root
 from tests.unit.store.serving import serving
 
 if TYPE_CHECKING:
@@ -122,14 +132,17 @@ async def test_a_cancelled_download_writes_nothing_into_a_reused_descriptor(
         target = os.open(tmp_path / "target", os.O_RDWR | os.O_CREAT)
         monkeypatch.setattr(os, "pwrite", held)
         task = asyncio.create_task(store.get_range_to("a", 0, 10, target))
-        await reached.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        os.close(target)
-        other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
-        assert other == target, "the number is used again"
-        go.set()
+        try:
+            await reached.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            os.close(target)
+            other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
+            assert other == target, "the number is used again"
+        finally:
+            # The thread would keep the interpreter from ending.
+            go.set()
         await written.wait()
         assert os.pread(other, 10, 0) == b""
         os.close(other)
@@ -214,6 +227,57 @@ async def test_a_kept_connection_that_is_dead_is_replaced_once() -> None:
         with pytest.raises(StoreUnavailable, match="RemoteDisconnected"):
             await store.get("a")
     assert served == [1, 1, 2, 2, 3]
+
+
+class Forgetful:
+    """A server that hangs up instead of answering the creation of an object, once done."""
+
+    def __init__(self) -> None:
+        self.objects: dict[bytes, bytes] = {}
+        self.created: list[int] = []
+
+    async def talk(
+        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while head := await request(reader):
+            method, name, _ = head.split(b" ", 2)
+            if method == b"GET":
+                data = self.objects[name]
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+                continue
+            length = re.search(rb"Content-Length: (\d+)", head)
+            assert length is not None
+            data = await reader.readexactly(int(length[1]))
+            there = name in self.objects
+            if b"If-None-Match: *" in head:
+                self.created.append(number)
+                self.objects.setdefault(name, data)
+                if not there:
+                    return
+            else:
+                self.objects[name] = data
+            status = b"412 Precondition Failed" if there else b"201 Created"
+            writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+
+
+async def test_a_creation_that_is_sent_again_finds_its_own_object() -> None:
+    server = Forgetful()
+    async with talking(server.talk) as store:
+        await store.put("before", b"so that a connection is kept")
+        with pytest.raises(ObjectExists):
+            await store.create("a", b"data")
+        assert await store.get("a") == b"data"
+    assert server.created == [1, 2]
+
+
+async def test_a_publication_that_is_sent_again_is_one(tmp_path: Path) -> None:
+    server = Forgetful()
+    root = await asyncio.to_thread(make_root, tmp_path)
+    key = CacheKey("acme", "protected", "app/main", "linux-amd64", "buildkit-0.33")
+    async with talking(server.talk) as store:
+        published = await GenerationLog(store, key).publish(root, parent=None)
+        assert await GenerationLog(store, key).read(1) == published
+    assert server.created == [1, 2]
 
 
 async def test_a_new_connection_that_dies_is_an_error() -> None:
