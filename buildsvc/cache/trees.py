@@ -36,6 +36,8 @@ LIMITS = Limits(entries=600_000, size=64 << 20, path=64 << 10)
 be longer than PATH_MAX: who changes directory on the way can nest deeper."""
 MAX_CHUNKS = 1 << 17
 """Chunks of a tree's table: 130 GB of content."""
+MAX_PIECES = 1 << 20
+"""Pieces of a tree's files that have several: of these one that is not sparse has one a chunk."""
 MAX_FILE = 0xFFFFFFFF << 12
 """Bytes of a file, holes included: what ext4 holds, 16 TiB. Larger ones exist elsewhere, but a
 pod that cannot make one has no use for the layer."""
@@ -142,6 +144,7 @@ class _Walk:
         # Whether an entry may be the target of a hard link, by index.
         self._linkable = bytearray()
         self._sum = 0
+        self._pieces = 0
 
     def check(self, entries: Iterable[cache_pb2.Entry]) -> None:
         for number, entry in enumerate(entries):
@@ -217,6 +220,10 @@ class _Walk:
         self._sum += size
         if size > MAX_FILE or self._sum > _MAX_SUM:
             raise _EntryError("the size is out of range")
+        if len(entry.pieces) > 1:
+            self._pieces += len(entry.pieces)
+            if self._pieces > MAX_PIECES:
+                raise _EntryError(f"more than {MAX_PIECES} pieces of files that have several")
         end = 0
         for piece in entry.pieces:
             chunk = piece.chunk

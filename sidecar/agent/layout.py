@@ -6,6 +6,7 @@ import os
 import stat
 from array import array
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
@@ -41,8 +42,8 @@ class Layout:
         """By directory: the index of its entry."""
         self.single: list[array[int]] = [array("I") for _ in self.lengths]
         """By chunk: indices of the files that are one piece, which is in it."""
-        self.scattered: dict[int, list[tuple[int, int]]] = {}
-        """By chunk: (index of a file of several pieces, number of the piece)."""
+        # By chunk: the index of a file of several pieces and the number of the piece, in turn.
+        self._scattered: dict[int, array[int]] = {}
         self._index()
 
     def wanted(self, linked: bytes) -> list[int]:
@@ -53,8 +54,13 @@ class Layout:
             chunk
             for chunk, single in enumerate(self.single)
             if not all(linked[index] for index in single)
-            or not all(linked[index] for index, _ in self.scattered.get(chunk, ()))
+            or not all(linked[index] for index, _ in self.scattered(chunk))
         ]
+
+    def scattered(self, chunk: int) -> Iterator[tuple[int, int]]:
+        """Yield what of files of several pieces is in a chunk: a file's index, a piece's number."""
+        numbers = iter(self._scattered.get(chunk, ()))
+        return zip(numbers, numbers, strict=True)
 
     def _index(self) -> None:
         # The directory of the entry before and those that it lies in: a subtree is in one run.
@@ -77,7 +83,9 @@ class Layout:
                 self.single[pieces[0].chunk].append(index)
                 continue
             for which, piece in enumerate(pieces):
-                self.scattered.setdefault(piece.chunk, []).append((index, which))
+                found = self._scattered.setdefault(piece.chunk, array("I"))
+                found.append(index)
+                found.append(which)
 
 
 class Layouts:

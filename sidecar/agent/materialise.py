@@ -101,7 +101,7 @@ class Materialiser:
                         if not self._linked[each]:
                             written += self._write_whole(each, view, directories)
                             files += 1
-                    for each, which in layout.scattered.get(index, ()):
+                    for each, which in layout.scattered(index):
                         if not self._linked[each]:
                             written += self._write_piece(each, which, view, directories)
         return Filled(files, written, corrupt)

@@ -38,6 +38,7 @@ class TreeWriter:
         self._own = bytearray()
         self._entries = 0
         self._serialised = 0
+        self._pieces = 0
         self._lengths: list[int] = []
         self._rows: dict[bytes, int] = {}
         self._done = bytearray()
@@ -78,7 +79,11 @@ class TreeWriter:
         return entry
 
     def extend(self, entry: cache_pb2.Entry, pieces: list[Piece]) -> None:
-        """Add pieces, in file order, to an entry that may still get some."""
+        """Add the pieces of an entry that may still get them, in file order."""
+        if len(pieces) > 1:
+            self._pieces += len(pieces)
+            if self._pieces > trees.MAX_PIECES:
+                raise NotCapturable(f"files in more than {trees.MAX_PIECES} pieces")
         for digest, chunk_length, chunk_offset, length, file_offset in pieces:
             entry.pieces.add(
                 chunk=self._row(digest, chunk_length),

@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import tempfile
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,6 +151,26 @@ def _tree(*entries: cache_pb2.Entry) -> cache_pb2.Tree:
     for entry in tree.entries:
         entry.uid, entry.gid = os.geteuid(), os.getegid()
     return tree
+
+
+def test_many_pieces_take_little_memory() -> None:
+    count = 60_000
+    tree = _tree(*(cache_pb2.Entry(path=b"%d" % n, mode=0o100644, size=count) for n in range(4)))
+    tree.chunk_digests, tree.chunk_lengths[:] = bytes(32), [1]
+    for entry in tree.entries[1:]:
+        for at in range(count):
+            entry.pieces.add(length=1, file_offset=at)
+    valid = trees.parse(trees.serialise(tree))
+    tracemalloc.start()
+    try:
+        layout = Layout(valid)
+        # Two numbers of four bytes each, and what an array has to grow.
+        assert tracemalloc.get_traced_memory()[1] < 4 * count * 2 * 4 * 1.5
+    finally:
+        tracemalloc.stop()
+    assert list(layout.scattered(0))[count - 1 : count + 1] == [(1, count - 1), (2, 0)]
+    assert layout.wanted(bytes([1, 1, 1, 1, 0])) == [0]
+    assert layout.wanted(bytes([1] * 5)) == []
 
 
 def _layout(*entries: cache_pb2.Entry) -> Layout:

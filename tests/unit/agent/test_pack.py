@@ -13,6 +13,7 @@ import pytest
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache import chunking, chunks, trees
+from buildsvc.errors import CorruptObject
 from sidecar.agent import capture, messages, treewriter
 from sidecar.agent.bundle import Bundle, Member
 from sidecar.agent.channel import Channel
@@ -224,6 +225,25 @@ def test_scattered_ranges_of_a_sparse_file_share_chunks(source: Path, cache: Cac
     assert len(chunks.split_digests(captured.data_digests)) <= 3
     cache.restore(captured, source.parent / "target")
     assert describe(source.parent / "target") == describe(source)
+
+
+@pytest.mark.parametrize("most", [899, 900])
+def test_writer_and_reader_take_the_same_number_of_pieces(
+    source: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    for name in ("a", "b"):
+        write_sparse(source / name, 1 << 30, [(n << 20, b"%04d" % n) for n in range(450)])
+    (source / "one").write_bytes(b"a piece")
+    serialised = cache.read(cache.packer.capture_tree(source).tree_digests)
+    monkeypatch.setattr(trees, "MAX_PIECES", most)
+    if most == 900:
+        trees.parse(serialised)
+        cache.packer.capture_tree(source)
+        return
+    with pytest.raises(CorruptObject, match="more than 899 pieces"):
+        trees.parse(serialised)
+    with pytest.raises(NotCapturable, match="more than 899 pieces"):
+        cache.packer.capture_tree(source)
 
 
 class Meddling:
