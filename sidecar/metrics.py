@@ -30,6 +30,7 @@ _PLAIN = {
     "uploaded_bytes": "Bytes put into the store.",
     "checkpoints": "Checkpoints taken.",
     "daemon_exits": "Times that buildkitd ended by itself.",
+    "prefetch_stopped": "Restores that fetch only what is asked for, because the disk has no room.",
     "roots_lost": "Times that the daemon moved to an empty root because the cache was lost.",
 }
 

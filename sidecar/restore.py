@@ -128,6 +128,7 @@ class Restorer:
         self._running = asyncio.Event()
         self._loaded = asyncio.Event()
         self._open = 0
+        self._out_of_room = False
 
     def loaded(self) -> None:
         """The agent knows the generation: what is downloaded can be laid out."""
@@ -191,6 +192,10 @@ class Restorer:
             coming = [item for item in self._objects.values() if item.running]
             coming.append(self._objects[queue[0]])
             if not self._room(sum(item.content.needed for item in coming)):
+                # Of those under way one may yet be given up.
+                if len(coming) == 1 and not self._out_of_room:
+                    self._out_of_room = True
+                    self._status.count("prefetch_stopped")
                 return
             self._start(self._objects[queue.popleft()])
 

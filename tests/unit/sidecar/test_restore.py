@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -53,6 +53,7 @@ class Scene:
         self.demand_timeout = FOREVER
         self.script: Sequence[Rule] = ()
         self.root = cache_pb2.Root()
+        self.room: Callable[[int], bool] = lambda _: True
 
     async def publish(self, used: tuple[str, ...] = ()) -> None:
         store = LocalStore(self.directory / "store")
@@ -81,6 +82,7 @@ class Scene:
                 self.status,
                 demand_timeout=self.demand_timeout,
                 on_lost=self.lost.put_nowait,
+                room=self.room,
             )
             if loaded:
                 restorer.loaded()
@@ -274,3 +276,15 @@ async def test_complete_says_what_cannot_be_had(scene: Scene) -> None:
     async with scene.running(calm=False) as restorer:
         with pytest.raises(CorruptObject, match="c could not be restored"):
             await restorer.complete(lambda _: True)
+
+
+async def test_without_room_only_what_is_asked_for_is_fetched(scene: Scene) -> None:
+    scene.room = lambda _: False
+    await scene.publish(used=("a",))
+    async with scene.running() as restorer:
+        await scene.status.until(lambda status: "prefetch_stopped" in status.counts.plain)
+        assert scene.ended(scene.status) == []
+        restorer.demand(ObjectKey.snapshot("c"))
+        await scene.fetched(1)
+        assert scene.ended(scene.status) == ["c: ok"]
+    assert scene.status.counts.plain["prefetch_stopped"] == 1
