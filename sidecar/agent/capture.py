@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from buildsvc.cache import chunking, trees
 from sidecar.agent.bundle import Bundle, Member
 from sidecar.agent.dirfd import Directories
-from sidecar.agent.errors import NotCapturable
+from sidecar.agent.fitting import expect_entry
 from sidecar.agent.reading import Extent, FileReader
 from sidecar.agent.scan import VANISHED, Found, Scan, Xattrs, changed, read_xattrs
 from sidecar.agent.sink import ChunkSink
@@ -55,7 +55,7 @@ class TreeCapture:
         """
         self.read: dict[bytes, Remembered] = {}
         self._sink = sink
-        self._longest = limits.path
+        self._limits = limits
         self._window = window
         self._grain = grain
         self._before = before or {}
@@ -70,8 +70,7 @@ class TreeCapture:
         """Read everything. Raises ChangedWhileReading, NotCapturable, OSError."""
         try:
             for found in self._scan:
-                if len(found.path) > self._longest:
-                    raise NotCapturable(f"a path of {len(found.path)} bytes")
+                expect_entry(found, self._limits)
                 if self._tree.waiting >= _WAITING:
                     self._close_bundle()
                 if found.link < 0 and stat.S_ISREG(found.status.st_mode):

@@ -11,7 +11,8 @@ from pathlib import Path
 from buildsvc.cache import chunking, trees
 from sidecar.agent.capture import CapturedTree, TreeCapture
 from sidecar.agent.dirfd import DIRECTORY
-from sidecar.agent.errors import ChangedWhileReading
+from sidecar.agent.errors import ChangedWhileReading, NotCapturable
+from sidecar.agent.fitting import expect_fitting
 from sidecar.agent.reading import WINDOW, FileReader
 from sidecar.agent.sink import ChunkSink
 from sidecar.agent.statcache import StatCache
@@ -51,11 +52,18 @@ class Packer:
         before = self._stats.files(remember) if remember is not None else None
         root = os.open(path, DIRECTORY)
         try:
+            # One that was captured before is not expected to have outgrown the limits since.
+            if not before:
+                expect_fitting(root, self._limits)
             capture = TreeCapture(
                 root, self._sink, self._large_window, before, grain=grain, limits=self._limits
             )
             with self._sink.capturing():
                 captured = capture.run()
+        except NotCapturable:
+            if remember is not None:
+                self._stats.remember(remember, {})
+            raise
         finally:
             os.close(root)
         if remember is not None:

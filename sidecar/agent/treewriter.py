@@ -9,6 +9,7 @@ from collections.abc import Callable
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache import chunking, chunks, entries, trees
 from sidecar.agent.errors import NotCapturable
+from sidecar.agent.fitting import expect_size
 from sidecar.agent.scan import Found, Xattrs
 
 #: Entries after which finished ones are serialised.
@@ -58,8 +59,6 @@ class TreeWriter:
         if len(self._block.entries) >= _BLOCK and not self.held:
             self._serialise()
         self._entries += 1
-        if stat.S_ISREG(mode) and status.st_size > trees.MAX_FILE:
-            raise NotCapturable(f"a file of {status.st_size} bytes, more than {trees.MAX_FILE}")
         entry = self._block.entries.add(
             path=found.path,
             mode=mode,
@@ -120,9 +119,7 @@ class TreeWriter:
         serialised = part.SerializeToString()
         self._done += serialised
         self._serialised += len(serialised)
-        most = self._limits
-        if self._serialised > most.size or self._entries > most.entries:
-            raise NotCapturable(f"a tree of more than {most.entries} entries or {most.size} bytes")
+        expect_size(self._entries, self._serialised, self._limits)
         if len(self._lengths) > trees.MAX_CHUNKS:
             raise NotCapturable(f"a tree with content of more than {trees.MAX_CHUNKS} chunks")
         if len(self._done) > _HELD:

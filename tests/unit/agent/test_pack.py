@@ -18,6 +18,7 @@ from sidecar.agent import capture, messages, treewriter
 from sidecar.agent.bundle import Bundle, Member
 from sidecar.agent.channel import Channel
 from sidecar.agent.errors import ChangedWhileReading, NotCapturable, StagingUnusable
+from sidecar.agent.fitting import expect_entry
 from sidecar.agent.pack import Packer
 from sidecar.agent.pack_tasks import PackTasks
 from sidecar.agent.reading import WINDOW, FileReader
@@ -352,12 +353,42 @@ def test_a_file_that_no_usual_file_system_holds_is_refused(source: Path, size: i
     status = list(os.stat(source / "huge"))
     status[6] = size
     found = Found(b"huge", b"huge", -1, 0, os.stat_result(status), -1)
-    tree = treewriter.TreeWriter(chunks.digest, trees.LIMITS)
     if size == trees.MAX_FILE:
-        assert tree.add(found, ()).size == size
+        expect_entry(found, trees.LIMITS)
     else:
         with pytest.raises(NotCapturable, match="a file of"):
-            tree.add(found, ())
+            expect_entry(found, trees.LIMITS)
+
+
+@pytest.mark.parametrize("limits", [trees.Limits(3, 1000, 1000), trees.Limits(1000, 26, 1000)])
+def test_nothing_is_read_of_what_is_too_large(
+    source: Path, cache: Cache, reads: list[bytes], limits: trees.Limits
+) -> None:
+    for number in range(3):
+        (source / f"{number}").write_bytes(b"content %d" % number)
+    with pytest.raises(NotCapturable, match="a tree of more than"):
+        Packer(cache.sink, limits).capture_tree(source)
+    assert (reads, cache.known) == ([], set())
+
+
+def test_a_cache_mount_that_has_outgrown_the_limits_is_read_once(
+    source: Path, cache: Cache, reads: list[bytes]
+) -> None:
+    packer = Packer(cache.sink, trees.Limits(3, 1000, 1000))
+    (source / "a").write_bytes(b"a")
+    settle()
+    packer.capture_tree(source, remember="mount")
+    (source / "b").write_bytes(b"b")
+    (source / "c").write_bytes(b"c")
+    with pytest.raises(NotCapturable):
+        packer.capture_tree(source, remember="mount")
+    reads.clear()
+    with pytest.raises(NotCapturable):
+        packer.capture_tree(source, remember="mount")
+    assert reads == []
+    (source / "c").unlink()
+    packer.capture_tree(source, remember="mount")
+    assert sorted(reads) == [b"a", b"b"]
 
 
 def test_a_bundle_that_does_not_fill_holds_few_entries(
