@@ -100,7 +100,7 @@ class GuardProcess(Protocol):
 
 
 class Namespace:
-    """One namespace with its guard. `start` once, `close` always; not to be started again.
+    """One namespace with its guard. `begin` and `start` once, `close` always; no second start.
 
     Every call raises NamespaceLostError once the namespace has ended. `spawn` starts what makes
     the namespace and runs the guard in it, with our socket's other end.
@@ -125,8 +125,8 @@ class Namespace:
         self._stopped: asyncio.Future[int] | None = None
         self._agent: int | None = None
 
-    async def start(self) -> None:
-        """Returns when the guard is ready. In the main thread: the child hangs on who forks it.
+    async def begin(self) -> None:
+        """Starts what makes the namespace. In the main thread: the child hangs on who forks it.
 
         Raises EnvironmentUnfit saying what the machine lacks, CannotCreate for a log or state
         directory that cannot be made.
@@ -135,9 +135,18 @@ class Namespace:
         ours.settimeout(0)
         self._control = ours
         with theirs:
-            process = await self._spawn(self._options, theirs)
-        self._process = process
-        self._reader = asyncio.create_task(self._read(ours, process))
+            self._process = await self._spawn(self._options, theirs)
+        self._reader = asyncio.create_task(self._read(ours, self._process))
+
+    async def start(self) -> None:
+        """Begins, unless that has been done, and returns when the guard is ready.
+
+        Raises what `begin` does, and EnvironmentUnfit when the namespace cannot be made.
+        """
+        if self._process is None:
+            await self.begin()
+        assert self._process is not None
+        process = self._process
         try:
             async with asyncio.timeout(READY_TIMEOUT):
                 # Who gives up waiting leaves it to be answered: `close` still needs the reader.

@@ -5,30 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from sidecar.buildkitconfig import DaemonConfig, merged_config, read_config, space_limit
+from sidecar.environment import allowed
 from sidecar.paths import EpochPaths
 from sidecar.settings import Settings
 from sidecar.tls import Certificates
-
-#: Variables that daemon and agent may see. An allow-list: the sidecar's environment holds
-#: the store's credentials, and what is inside the namespace is nearer to RUN steps.
-_PASSED = (
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "TZ",
-    "TMPDIR",
-    "XDG_RUNTIME_DIR",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "PYTHONPATH",
-    "PYTHONDONTWRITEBYTECODE",
-    "PYTHONPYCACHEPREFIX",
-)
-_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
 @dataclass(frozen=True)
@@ -90,15 +72,3 @@ class Launch:
         file = self._settings.buildkitd_config
         text = merged_config(read_config(file), ours, str(file or ""))
         paths.buildkit_config.write_text(text)
-
-
-def allowed(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what may be seen inside the namespace.
-
-    A proxy's address is needed to pull; one with a password in it stays outside.
-    """
-    passed = {name: environ[name] for name in _PASSED if name in environ}
-    for name in (*_PROXIES, *(proxy.lower() for proxy in _PROXIES)):
-        if name in environ and not urlsplit(environ[name]).password:
-            passed[name] = environ[name]
-    return passed

@@ -11,50 +11,37 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from buildsvc.cache.generations import GenerationLog
 from buildsvc.errors import CannotCreate, EnvironmentUnfit, UsageError
 from buildsvc.store.contract import Store
 from sidecar import cachestore, rootdir
-from sidecar.agent.routes import METADATA
+from sidecar.beginning import Beginning, namespace_options
 from sidecar.control import CheckpointReport
 from sidecar.endpoint import bound_address
 from sidecar.endpoint_file import write_endpoint_file
+from sidecar.environment import allowed
 from sidecar.epoch import Epoch, Lost
 from sidecar.guardclient import Namespace
-from sidecar.launch import Launch, allowed
+from sidecar.launch import Launch
 from sidecar.log import get_logger
-from sidecar.paths import EpochPaths, epoch_paths, left_over, next_number
+from sidecar.paths import EpochPaths, epoch_paths
 from sidecar.publish import Publisher
 from sidecar.publishing import Policy, Publishing
 from sidecar.restoring import Restoration
-from sidecar.room import Room
-from sidecar.rootlesskit import NamespaceOptions
 from sidecar.settings import Settings
 from sidecar.status import Phase, Status
 from sidecar.tls import Certificates, needs_tls
-from sidecar.userns import EndedEarly, network_mode
+from sidecar.userns import EndedEarly
 from sidecar.versions import BUILDKIT_VERSION
 
 log = get_logger(__name__)
 
 #: Seconds of the grace period that stopping daemon and namespace may take.
 _STOP_WITHIN = 10.0
-
-
-def _network(settings: Settings) -> Literal["own", "host"]:
-    """Return where RUN steps' traffic goes; ``auto`` takes their own namespace where it works."""
-    if settings.network == "slirp4netns":
-        return "own"
-    if settings.network == "host":
-        return "host"
-    found = network_mode(os.environ)
-    if found.mode == "host":
-        log.warning("RUN steps share the network of this pod", reason=found.reason)
-    return found.mode
 
 
 class Lifecycle:
@@ -65,7 +52,7 @@ class Lifecycle:
         settings: Settings,
         listener: socket.socket,
         status: Status,
-        root: rootdir.RootDirectory,
+        beginning: Beginning,
         *,
         store: Store | None,
         stop: asyncio.Event,
@@ -73,7 +60,10 @@ class Lifecycle:
         self._settings = settings
         self._listener = listener
         self._status = status
-        self._root = root
+        self._beginning = beginning
+        self._root = beginning.root
+        self._network = beginning.network
+        self._room = beginning.room
         self._store = store
         self._stop = stop
         self._publishing: Publishing | None = None
@@ -90,27 +80,25 @@ class Lifecycle:
         asking = asyncio.ensure_future(cachestore.buildkit_version(settings.program("buildkitd")))
         self._version = asking
         self._restoration = Restoration(settings, self._store, self._listener, self._status, asking)
-        self._network = await asyncio.to_thread(_network, settings)
-        self._room = Room(self._root.path)
         self._launch = Launch(settings, os.environ, await self._endpoint())
-        left = await asyncio.to_thread(left_over, self._root.path)
-        sweeping = asyncio.ensure_future(self._sweep(left))
-        number = next_number(left)
+        sweeping = asyncio.ensure_future(self._sweep(self._beginning.left))
+        number = self._beginning.number
+        namespace = self._beginning.namespace
         cold = ""
         again = False
         try:
             while not self._stop.is_set():
                 paths = epoch_paths(self._root.path, number)
-                await self._make(paths, sweeping)
+                await self._make(paths, sweeping, made=namespace is not None)
                 try:
-                    cold = await self._epoch(number, paths, cold)
+                    cold = await self._epoch(number, paths, namespace, cold)
                     again = False
                 except EndedEarly as problem:
                     if again:
                         raise
                     again = True
                     log.warning("making the namespace once more", reason=str(problem))
-                number += 1
+                number, namespace = number + 1, None
                 await sweeping
                 sweeping = asyncio.ensure_future(self._sweep([paths.base]))
         finally:
@@ -152,7 +140,7 @@ class Lifecycle:
         log.info("listening", endpoint=str(address), tls=certificates is not None)
         return certificates
 
-    async def _sweep(self, directories: list[Path]) -> None:
+    async def _sweep(self, directories: Sequence[Path]) -> None:
         if directories:
             environment = allowed(os.environ)
             program = self._settings.program("rootlesskit")
@@ -164,17 +152,18 @@ class Lifecycle:
             if status:
                 log.warning("an old root could not be deleted", status=status)
 
-    async def _make(self, paths: EpochPaths, sweeping: asyncio.Future[None]) -> None:
-        """Make the directories of an epoch and what is in them from the start.
+    async def _make(self, paths: EpochPaths, sweeping: asyncio.Future[None], *, made: bool) -> None:
+        """Make an epoch's directories, unless they are ``made``, and what is in them at first.
 
         Raises:
             CannotCreate: there is no room, even without what earlier epochs left.
         """
-        if not self._room.has(0):
+        if not made and not self._room.has(0):
             await sweeping
         self._room.expect()
         try:
-            await asyncio.to_thread(paths.make)
+            if not made:
+                await asyncio.to_thread(paths.make)
             await asyncio.to_thread(self._launch.write_config, paths)
         except OSError as problem:
             raise CannotCreate(
@@ -184,10 +173,15 @@ class Lifecycle:
                 advice="make room, or choose another directory with --root",
             ) from problem
 
-    async def _epoch(self, number: int, paths: EpochPaths, cold: str) -> str:
+    async def _epoch(
+        self, number: int, paths: EpochPaths, namespace: Namespace | None, cold: str
+    ) -> str:
         """Run one epoch to its end; return why the next one must be cold, empty after ``stop``."""
+        if namespace is None:
+            namespace = Namespace(
+                namespace_options(self._settings, self._root, self._listener, paths, self._network)
+            )
         self._status.epoch = number
-        namespace = Namespace(self._namespace_options(paths))
         epoch = Epoch(
             self._settings, paths, namespace, self._launch, self._room,
             store=self._store, status=self._status,
@@ -249,18 +243,6 @@ class Lifecycle:
         else:
             self._status.went_cold("daemon-refused", reason)
         return reason
-
-    def _namespace_options(self, paths: EpochPaths) -> NamespaceOptions:
-        return NamespaceOptions(
-            rootlesskit=str(self._settings.program("rootlesskit")),
-            state_dir=paths.run / "rootlesskit",
-            log=self._root.path / "logs" / "daemon.log",
-            network=self._network,
-            environment=self._launch.environment,
-            deny=(*METADATA, *self._settings.deny_cidr),
-            listener=self._listener.fileno(),
-            lock=self._root.namespace_lock,
-        )
 
     async def _restored(self, epoch: Epoch, cold: str) -> None:
         """Open the epoch and lay the newest generation into it, unless there is a reason not to.

@@ -9,11 +9,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from buildsvc.store.contract import Store
-from sidecar import cachestore, rootdir
-from sidecar.lifecycle import Lifecycle
+from sidecar import rootdir
+from sidecar.beginning import begin
 from sidecar.settings import Settings
 from sidecar.status import Phase, Status
-from sidecar.surface import surface
 
 
 async def run(settings: Settings, listener: socket.socket, status: Status) -> int:
@@ -28,8 +27,15 @@ async def run(settings: Settings, listener: socket.socket, status: Status) -> in
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         root = await stack.enter_async_context(rootdir.locked(settings.root))
+        beginning = await begin(settings, root, listener)
+        if beginning.namespace is not None:
+            stack.push_async_callback(beginning.namespace.close)
+        # Only now: this takes as long as rootlesskit does to make the namespace.
+        from sidecar.lifecycle import Lifecycle
+        from sidecar.surface import surface
+
         store = await stack.enter_async_context(_store(settings, status))
-        life = Lifecycle(settings, listener, status, root, store=store, stop=stop)
+        life = Lifecycle(settings, listener, status, beginning, store=store, stop=stop)
         await stack.enter_async_context(surface(settings, status, life))
         await life.run()
     # Nobody listens any more.
@@ -43,6 +49,8 @@ async def _store(settings: Settings, status: Status) -> AsyncIterator[Store | No
     if not settings.store:
         yield None
         return
+    from sidecar import cachestore
+
     store = cachestore.cache_store(settings, status.store)
     try:
         yield store

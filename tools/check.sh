@@ -9,7 +9,8 @@ set -euo pipefail
 
 cd "$tree"
 bin=$(made_for_tree venv.sh)/bin
-caches=${XDG_CACHE_HOME:-$HOME/.cache}/buildsvc/checks
+# One for each tree: mypy knows files by their path in it, and two trees would mix their coverage.
+caches=${XDG_CACHE_HOME:-$HOME/.cache}/buildsvc/checks/$(sha256sum <<<"$tree" | cut -c1-16)
 mkdir -p "$caches"
 export RUFF_CACHE_DIR=$caches/ruff MYPY_CACHE_DIR=$caches/mypy COVERAGE_FILE=$caches/coverage/data
 export HYPOTHESIS_STORAGE_DIRECTORY=$caches/hypothesis PYTHONPYCACHEPREFIX=$caches/pycache

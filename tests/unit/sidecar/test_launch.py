@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from buildsvc.errors import ConfigError
-from sidecar.launch import Launch, allowed
+from sidecar.environment import allowed
+from sidecar.launch import Launch
 from sidecar.paths import EpochPaths
 from sidecar.settings import Settings
 

@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -18,10 +19,12 @@ from buildsvc.errors import EnvironmentUnfit, UsageError
 from buildsvc.store.contract import Store
 from buildsvc.store.faults import Fail, FaultyStore, Hold, Rule
 from sidecar import lifecycle, patience
+from sidecar.beginning import Beginning
 from sidecar.cachestore import cache_keys
 from sidecar.guardclient import StartError
 from sidecar.lifecycle import Lifecycle
-from sidecar.paths import EpochPaths
+from sidecar.paths import EpochPaths, next_number
+from sidecar.room import Room
 from sidecar.rootdir import RootDirectory, locked
 from sidecar.rootlesskit import NamespaceOptions
 from sidecar.settings import Settings
@@ -50,6 +53,8 @@ class World:
         #: The namespaces in the order of their making, and what happens to each at first.
         self.namespaces: list[FakeNamespace] = []
         self.script: list[Script] = []
+        #: Epochs of an earlier sidecar.
+        self.left: list[Path] = []
         self._root = root
         self._listener = listener
 
@@ -76,8 +81,17 @@ class World:
                 self.memory.objects[name] = bytes(len(self.memory.objects[name]))
 
     def life(self) -> Lifecycle:
+        number = next_number(list(self.left))
+        beginning = Beginning(
+            self._root, tuple(self.left), number, Room(self._root.path), "host", None
+        )
         return Lifecycle(
-            self.settings, self._listener, self.status, self._root, store=self.store, stop=self.stop
+            self.settings,
+            self._listener,
+            self.status,
+            beginning,
+            store=self.store,
+            stop=self.stop,
         )
 
     @asynccontextmanager
@@ -312,7 +326,9 @@ async def test_a_lost_root_is_replaced_and_builds_are_told_to_run_again(
 
 async def test_each_lost_root_has_a_number_of_its_own(world: World, settings: Settings) -> None:
     # What an earlier sidecar left is deleted, and its number is not used again.
-    (settings.root / "epoch-6" / "buildkit").mkdir(parents=True)
+    left = settings.root / "epoch-6"
+    (left / "buildkit").mkdir(parents=True)
+    world.left = [left]
     async with world.running():
         for number in (7, 8, 9):
             await world.ready(number)
