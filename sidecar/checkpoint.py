@@ -30,14 +30,12 @@ import asyncio
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import grpc.aio
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
-from buildsvc.cache.chunks import split_digests
 from sidecar import databases
 from sidecar.agentclient import AgentClient
 from sidecar.buildkit import BuildKit
@@ -48,11 +46,10 @@ from sidecar.capture import (
     NotCapturedError,
     Uploads,
     named,
-    restored_blobs,
-    restored_trees,
 )
 from sidecar.losses import Losses
 from sidecar.pause import NotStopped, paused
+from sidecar.stored import Stored
 
 #: Seconds that the agent may take to finish its calls while the daemon is stopped.
 _FREEZE_WITHIN = 5.0
@@ -110,12 +107,7 @@ class Checkpointer:
         self._agent = agent
         self._captures = captures
         self._uploads = uploads
-        #: The restored generation's, whole ones of which count as stored, and for what is not
-        #: on disk readable ones.
-        self._all_trees = restored_trees(restored) if restored else {}
-        self._whole_trees = self._readable_trees = self._all_trees
-        self._restored_blobs = self._all_blobs = restored_blobs(restored) if restored else {}
-        self._losses = losses
+        self._stored = Stored(restored, captures, uploads.catalog, losses)
         self._end_strays = end_strays
         self._scratch = scratch
         self._max_used_space = max_used_space
@@ -136,9 +128,7 @@ class Checkpointer:
             await self._daemon.api.prune(max_used_space=self._max_used_space)
         await self._captures.drained()
         for _ in range(_ATTEMPTS):
-            known = len(self._losses)
-            await self._forget_lost()
-            picture = await self._take(partial(self._losses.exceed, known))
+            picture = await self._take(await self._stored.forget_lost())
             if not picture.outdated():
                 return picture
         raise NotCapturedError("more was found to be lost each time")
@@ -163,33 +153,14 @@ class Checkpointer:
             if await asyncio.to_thread(databases.local_contexts, copied):
                 why = "a local context is still in use"
                 continue
+            if self._stored.unknown(frozen[0]):
+                why = "what was lost came back"
+                continue
             left_out = await self._left_out(frozen[0], copied)
             if left_out is not None:
                 return await self._finish(frozen, copied, left_out, outdated)
             why = "layers that cannot be cached were pruned"
         raise NotIdle(why)
-
-    async def _forget_lost(self) -> None:
-        """Let nothing be deduplicated against packs that were found to be lost."""
-        if not self._losses:
-            return
-        await self._captures.forget_packs(self._losses.suspects)
-        whole, readable = self._whole, self._readable
-        trees, blobs = self._all_trees, self._all_blobs
-        self._whole_trees = {n: t for n, t in trees.items() if whole(t.tree + t.data)}
-        self._readable_trees = {n: t for n, t in trees.items() if readable(t.tree + t.data)}
-        self._restored_blobs = {n: b for n, b in blobs.items() if whole(b.data)}
-
-    def _whole(self, digests: bytes) -> bool:
-        catalog = self._uploads.catalog
-        return all(digest in catalog for digest in split_digests(digests))
-
-    def _readable(self, digests: bytes) -> bool:
-        catalog, losses = self._uploads.catalog, self._losses
-        return all(
-            digest in catalog or losses.readable(catalog.locate(digest))
-            for digest in split_digests(digests)
-        )
 
     async def _left_out(self, state: agent_pb2.State, copied: Path) -> dict[str, str] | None:
         """Return cache mounts that are left out, or None after layers had to be pruned.
@@ -198,11 +169,12 @@ class Checkpointer:
             NotCapturedError: a layer that cannot be captured cannot be pruned either, or no
                 record is known to use it.
         """
-        lost = {s.info.name: "its bytes are lost" for s in state.snapshots if self._is_lost(s)}
+        stored = self._stored
+        lost = {s.info.name: "its bytes are lost" for s in state.snapshots if stored.lacks(s)}
         reasons = {
             s.info.name: tree.left_out
             for s in state.snapshots
-            if s.info.name not in lost and (tree := self._newest(s)) is not None and tree.left_out
+            if s.info.name not in lost and (tree := stored.newest(s)) is not None and tree.left_out
         }
         if not reasons and not lost:
             return {}
@@ -216,12 +188,12 @@ class Checkpointer:
             raise NotCapturedError(
                 f"{tried[0]}: {layers[tried[0]]}, and its record cannot be pruned"
             )
-        self.pruned |= layers
         parents = {s.info.name: s.info.parent for s in state.snapshots}
         ids = records.needing(layers, parents)
         if not ids:
             name, reason = next(iter(layers.items()))
             raise NotCapturedError(f"{name}: {reason}, and no record has it")
+        self.pruned |= layers
         await self._daemon.api.prune([f"id=={record}" for record in ids])
         return None
 
@@ -231,20 +203,9 @@ class Checkpointer:
 
     async def _capture_missing(self, state: agent_pb2.State) -> str:
         """Capture what is not in the store yet; return why something is still missing."""
-        active = [
-            s.info.name
-            for s in state.snapshots
-            if _is_active(s) and not self._is_lost(s) and (s.touched or not self._has_tree(s))
-        ]
-        trees = self._captures.trees
-        committed = [
-            s.info.name
-            for s in state.snapshots
-            if _is_committed(s)
-            and not self._has_tree(s)
-            and s.info.name not in trees
-            and not self._is_lost(s)
-        ]
+        missing = [s.info for s in state.snapshots if self._stored.misses(s)]
+        active = [info.name for info in missing if info.kind == cache_pb2.SNAPSHOT_KIND_ACTIVE]
+        committed = [info.name for info in missing if info.name not in active]
         blobs = await self._missing_blobs(state)
         requests = []
         if committed or blobs:
@@ -254,35 +215,10 @@ class Checkpointer:
         skipped = [item for request in requests for item in await self._captures.capture(request)]
         return named(skipped)
 
-    def _has_tree(self, state: agent_pb2.SnapshotState) -> bool:
-        """Whether the restored generation's tree is still the snapshot's.
-
-        A committed one never changes; an active one does not unless it was mounted.
-        """
-        known = self._restored(state) is not None
-        return known and (_is_committed(state) or not state.touched)
-
-    def _restored(self, state: agent_pb2.SnapshotState) -> CapturedTree | None:
-        """The restored generation's tree, as far as the store has it."""
-        trees = self._readable_trees if _is_lazy(state) else self._whole_trees
-        return trees.get(state.info.name)
-
-    def _is_lost(self, state: agent_pb2.SnapshotState) -> bool:
-        """Whether neither this pod nor the store has the bytes."""
-        return (
-            state.info.kind != cache_pb2.SNAPSHOT_KIND_VIEW
-            and _is_lazy(state)
-            and self._restored(state) is None
-        )
-
     async def _missing_blobs(self, state: agent_pb2.State) -> list[str]:
         lazy = _lazy_blobs(state)
         local = await asyncio.to_thread(databases.local_blobs, self._daemon.root, lazy)
-        return [
-            digest
-            for digest in local
-            if digest not in self._captures.blobs and digest not in self._restored_blobs
-        ]
+        return [digest for digest in local if not self._stored.has_blob(digest)]
 
     async def _freeze(
         self, first: agent_pb2.State, before: tuple[int, ...], copied: Path
@@ -332,77 +268,17 @@ class Checkpointer:
         taken = await self._captures.capture_databases(copied)
         await self._uploads.flush()
         await asyncio.to_thread(shutil.rmtree, copied)
-        self._check_stored(state, blobs)
+        stored = self._stored
+        stored.check(state, blobs)
         return Picture(
-            snapshots=[(self._info(s), self._tree(s)) for s in state.snapshots],
-            blobs=[self._blob(digest) for digest in sorted(blobs)],
+            snapshots=[(stored.info(s), stored.tree(s)) for s in state.snapshots],
+            blobs=[stored.blob(digest) for digest in sorted(blobs)],
             databases=taken,
             used=[used.name for used in state.used],
             database_bytes=size,
             left_out=left_out,
             outdated=outdated,
         )
-
-    def _check_stored(self, state: agent_pb2.State, blobs: list[str]) -> None:
-        """Make sure of all that is on disk: captured while a pack was found lost, it is not whole.
-
-        Raises:
-            NotCapturedError: something is not; it is captured again next time.
-        """
-        if not self._losses:
-            return
-        for row in state.snapshots:
-            name, tree = row.info.name, self._tree(row)
-            if tree is None or tree is self._readable_trees.get(name):
-                continue
-            if not self._whole(tree.tree + tree.data):
-                self._captures.trees.pop(name, None)
-                raise NotCapturedError(f"{name}: what it has in common with a lost pack")
-        for digest in self._captures.blobs.keys() & blobs:
-            if not self._whole(self._blob(digest).data):
-                del self._captures.blobs[digest]
-                raise NotCapturedError(f"{digest}: what it has in common with a lost pack")
-
-    def _newest(self, state: agent_pb2.SnapshotState) -> CapturedTree | None:
-        name = state.info.name
-        if state.info.kind == cache_pb2.SNAPSHOT_KIND_VIEW:
-            return None
-        if self._has_tree(state):
-            return self._restored(state)
-        # One that was filled a moment ago is not captured: its chunks are what they should be.
-        return self._captures.trees.get(name) or self._readable_trees[name]
-
-    def _tree(self, state: agent_pb2.SnapshotState) -> CapturedTree | None:
-        newest = self._newest(state)
-        if newest is None or not newest.left_out:
-            return newest
-        return self._restored(state) or newest
-
-    def _info(self, state: agent_pb2.SnapshotState) -> cache_pb2.SnapshotInfo:
-        info = cache_pb2.SnapshotInfo()
-        info.CopyFrom(state.info)
-        if tree := self._tree(state):
-            info.usage_bytes, info.usage_inodes = tree.usage_bytes, tree.usage_inodes
-        return info
-
-    def _blob(self, digest: str) -> CapturedBlob:
-        for known in (self._restored_blobs, self._captures.blobs):
-            if digest in known:
-                return known[digest]
-        # Lost and not on disk: its record may be of use without it.
-        return self._all_blobs[digest]
-
-
-def _is_active(state: agent_pb2.SnapshotState) -> bool:
-    return state.info.kind == cache_pb2.SNAPSHOT_KIND_ACTIVE
-
-
-def _is_lazy(state: agent_pb2.SnapshotState) -> bool:
-    return state.residency == agent_pb2.RESIDENCY_LAZY
-
-
-def _is_committed(state: agent_pb2.SnapshotState) -> bool:
-    return state.info.kind == cache_pb2.SNAPSHOT_KIND_COMMITTED
 
 
 def _lazy_blobs(state: agent_pb2.State) -> frozenset[str]:

@@ -51,6 +51,8 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
         self.room = asyncio.Event()
         self.events: list[agent_pb2.Event] = []
         self.state = agent_pb2.State()
+        #: Answers to Inspect in turn; then it is the state.
+        self.states: list[agent_pb2.State] = []
         #: Answers to Freeze in turn; then it is the state.
         self.frozen_states: list[agent_pb2.State] = []
         self.freeze_fails = False
@@ -129,7 +131,7 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
         return agent_pb2.FailResponse()
 
     async def Inspect(self, _: agent_pb2.InspectRequest, __: Context) -> agent_pb2.State:  # noqa: N802
-        return self.state
+        return self.states.pop(0) if self.states else self.state
 
     async def Freeze(self, _: agent_pb2.FreezeRequest, context: Context) -> agent_pb2.State:  # noqa: N802
         if self.freeze_fails:

@@ -384,8 +384,10 @@ async def test_a_lost_cache_mount_is_pruned_and_not_captured(scene: Scene) -> No
 async def test_a_layer_that_no_record_has_prunes_nothing(scene: Scene) -> None:
     scene.agent.state = agent_pb2.State(snapshots=[row("n/2/large")])
     scene.agent.captures = [[stand_in("n/2/large")]]
+    taker = scene.checkpointer()
     with pytest.raises(NotCapturedError, match="n/2/large: too large, and no record has it"):
-        await scene.checkpointer().take()
+        await taker.take()
+    assert taker.pruned == {}
 
 
 async def test_a_daemon_is_never_asked_to_prune_everything(tmp_path: Path) -> None:
@@ -479,6 +481,25 @@ async def test_what_was_filled_a_moment_ago_stays_where_it_is(scene: Scene) -> N
     scene.agent.captures = [[DATABASES]]
     picture = await scene.checkpointer().take()
     assert [tree and tree.usage_bytes for _, tree in picture.snapshots] == [7]
+
+
+async def test_what_was_lost_and_came_back_is_captured(scene: Scene) -> None:
+    root = scene.restored = await asyncio.to_thread(make_root, scene.directory)
+    scene.catalog = Catalog.from_root(root)
+    scene.losses.packs |= {pack.digest for pack in root.packs}
+    name = "buildkit/2/upper"
+    lazy = row(name)
+    lazy.residency = agent_pb2.RESIDENCY_LAZY
+    pack = await asyncio.to_thread(write_pack, scene.directory, [b"new"])
+    tree = tree_event(name)
+    tree.snapshot.tree_digests = tree.snapshot.data_digests = pack.chunk_digests
+    here = agent_pb2.State(snapshots=[row(name)])
+    scene.agent.states = [agent_pb2.State(snapshots=[lazy])]
+    scene.agent.state = here
+    scene.agent.captures = [[pack_event(pack), tree], [DATABASES]]
+    picture = await scene.checkpointer().take()
+    assert [tree and tree.tree for _, tree in picture.snapshots] == [pack.chunk_digests]
+    assert scene.agent.thawed == 2
 
 
 async def test_databases_of_an_earlier_checkpoint_do_not_stand_in(scene: Scene) -> None:
