@@ -32,11 +32,11 @@ class Limits(NamedTuple):
 
 
 LIMITS = Limits(entries=600_000, size=64 << 20, path=64 << 10)
-"""What a reader takes, and what needs at most 110 MB, the process that reads it included. Paths may
+"""What a reader takes, and what needs at most 120 MB, the process that reads it included. Paths may
 be longer than PATH_MAX: who changes directory on the way can nest deeper."""
 MAX_CHUNKS = 1 << 17
 """Chunks of a tree's table: 130 GB of content."""
-MAX_PIECES = 1 << 20
+MAX_PIECES = 1 << 18
 """Pieces of a tree's files that have several: of these one that is not sparse has one a chunk."""
 MAX_FILE = 0xFFFFFFFF << 12
 """Bytes of a file, holes included: what ext4 holds, 16 TiB. Larger ones exist elsewhere, but a

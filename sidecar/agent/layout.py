@@ -42,8 +42,10 @@ class Layout:
         """By directory: the index of its entry."""
         self.single: list[array[int]] = [array("I") for _ in self.lengths]
         """By chunk: indices of the files that are one piece, which is in it."""
-        # By chunk: the index of a file of several pieces and the number of the piece, in turn.
-        self._scattered: dict[int, array[int]] = {}
+        # Pieces of files that have several, three numbers each: the file's index, the piece's
+        # number, and which of these was before it in the same chunk, from 1. By chunk: the last.
+        self._scattered = array("I")
+        self._last = array("I", bytes(4 * len(self.lengths)))
         self._index()
 
     def wanted(self, linked: bytes) -> list[int]:
@@ -58,9 +60,12 @@ class Layout:
         ]
 
     def scattered(self, chunk: int) -> Iterator[tuple[int, int]]:
-        """Yield what of files of several pieces is in a chunk: a file's index, a piece's number."""
-        numbers = iter(self._scattered.get(chunk, ()))
-        return zip(numbers, numbers, strict=True)
+        """Yield what of files of several pieces is in a chunk: file's index, piece's number."""
+        scattered = self._scattered
+        at = self._last[chunk]
+        while at:
+            index, which, at = scattered[3 * at - 3 : 3 * at]
+            yield index, which
 
     def _index(self) -> None:
         # The directory of the entry before and those that it lies in: a subtree is in one run.
@@ -83,9 +88,8 @@ class Layout:
                 self.single[pieces[0].chunk].append(index)
                 continue
             for which, piece in enumerate(pieces):
-                found = self._scattered.setdefault(piece.chunk, array("I"))
-                found.append(index)
-                found.append(which)
+                self._scattered.extend((index, which, self._last[piece.chunk]))
+                self._last[piece.chunk] = len(self._scattered) // 3
 
 
 class Layouts:
