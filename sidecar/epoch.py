@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from typing import Any
 
 import grpc.aio
@@ -17,7 +16,8 @@ from buildsvc.cache.catalog import Catalog
 from buildsvc.errors import BuildsvcError
 from buildsvc.store.contract import Store
 from sidecar.agentclient import AgentClient
-from sidecar.buildkit import BuildFinished, BuildKit, BuildStarted
+from sidecar.buildkit import BuildKit
+from sidecar.builds import Builds
 from sidecar.cachestore import UPLOADS
 from sidecar.capture import Captures, Uploads
 from sidecar.checkpoint import Checkpointer, Daemon
@@ -25,7 +25,6 @@ from sidecar.download import Downloads, Slots
 from sidecar.guardclient import AgentExited, DaemonExited, Namespace, NamespaceLostError, StartError
 from sidecar.launch import Launch
 from sidecar.locate import Found, Loadable, loadable
-from sidecar.log import get_logger
 from sidecar.losses import Losses
 from sidecar.paths import EpochPaths
 from sidecar.plan import ObjectKey
@@ -33,10 +32,8 @@ from sidecar.restore import Restorer
 from sidecar.room import Room
 from sidecar.settings import Settings
 from sidecar.status import Status
-from sidecar.timeline import Kind, Span
+from sidecar.timeline import Kind
 from sidecar.userns import EndedEarly
-
-log = get_logger(__name__)
 
 #: Seconds that the agent may take from its start to its first answer.
 _AGENT_WITHIN = 20.0
@@ -85,8 +82,12 @@ class Epoch:
         self.died = False
         self.restored: cache_pb2.Root | None = None
         self.catalog = Catalog()
-        #: Ends of builds, for whoever decides about publishing.
-        self.finished: asyncio.Queue[BuildFinished] = asyncio.Queue()
+        self._builds = Builds(
+            self._api, status, room, told=self._builds_run, lacked_room=self._lacked_room
+        )
+        #: For whoever decides about publishing.
+        self.active_builds = self._builds.active
+        self.finished = self._builds.finished
         self._restorer: Restorer | None = None
         self._losses = Losses()
         self._restoring: asyncio.Task[None] | None = None
@@ -95,8 +96,6 @@ class Epoch:
         self._daemon = 0
         self._exits: asyncio.Queue[int] = asyncio.Queue()
         self._restarts = 0
-        self._builds: dict[str, Span] = {}
-        self._ended: set[str] = set()
         #: Whether leases do not work here, so that blobs must be on disk before the daemon.
         self.needs_blobs = False
         self._store = store
@@ -219,9 +218,8 @@ class Epoch:
                 raise Lost(self.lost.result())
             span.end(version=await answering)
             if not self.admitted:
-                # What earlier pods built is no news; a client may have built already.
-                earlier = await self._api.ended_builds()
-                self._ended = {build.ref for build in earlier if build.ended_unix < began}
+                # A client may have built already.
+                await self._builds.pass_over(began)
             self._answered.set()
         except (NamespaceLostError, StartError) as problem:
             self.died = isinstance(problem, NamespaceLostError)
@@ -277,20 +275,6 @@ class Epoch:
                 if self._captures is not None:
                     await self._captures.close()
 
-    async def active_builds(self) -> frozenset[str]:
-        """Refs of the builds under way; of those that ended, ``finished`` knows all afterwards.
-
-        A client can see its build's end before the daemon's event has come here.
-        """
-        try:
-            active = await self._api.active_builds()
-            for build in await self._api.ended_builds():
-                self._build_event(build)
-        except grpc.aio.AioRpcError:
-            # The daemon is gone, and its builds with it.
-            return frozenset()
-        return active
-
     def checkpointer(self) -> Checkpointer:
         """Return what takes pictures of this epoch; only while serving with a store."""
         assert self._captures is not None
@@ -340,10 +324,7 @@ class Epoch:
         while True:
             status = await self._exits.get()
             self._status.count("daemon_exits")
-            for ref in list(self._builds):
-                self._builds.pop(ref).end("failed", error="buildkitd died")
-            if self._restorer is not None:
-                self._restorer.build_runs(running=False)
+            self._builds.died()
             self._restarts += 1
             if self._restarts > _RESTARTS:
                 self.lose(f"buildkitd ended {self._restarts} times, now with status {status}")
@@ -375,12 +356,9 @@ class Epoch:
         """Follow starts and ends of builds, also over restarts of the daemon."""
         await self._answered.wait()
         while True:
-            try:
-                async for event in self._api.builds():
-                    self._build_event(event)
-            except grpc.aio.AioRpcError:
-                # The daemon is gone or going; the guard says which, the next call waits for it.
-                await self._answers_again()
+            await self._builds.follow()
+            # The guard says whether the daemon is gone; the next call waits for it.
+            await self._answers_again()
 
     async def _answers_again(self) -> None:
         try:
@@ -389,53 +367,17 @@ class Epoch:
             self.lose("buildkitd does not answer any more")
             await asyncio.Event().wait()
 
-    def _build_event(self, event: BuildStarted | BuildFinished) -> None:
-        if isinstance(event, BuildStarted):
-            if event.ref not in self._builds:
-                self._builds[event.ref] = self._status.begin(Kind.BUILD, event.ref)
-                log.info("build started", ref=event.ref)
-        elif event.ref not in self._ended:
-            # BuildKit tells of the end again when it has stored the log, 3 s later.
-            self._ended.add(event.ref)
-            event, doomed = self._judged(event)
-            span = self._builds.pop(event.ref, None)
-            if span is None:
-                span = self._status.begin(Kind.BUILD, event.ref)
-            span.end(
-                "failed" if event.error else "ok",
-                seconds=round(event.seconds, 3),
-                steps_cached=event.steps_cached,
-                steps_total=event.steps_total,
-                error=event.error,
-            )
-            if doomed:
-                # At once, since whoever ran the build asks now; the root goes a little later.
-                self._status.gives_up_root(doomed)
-            log.info(
-                "build ended",
-                ref=event.ref,
-                seconds=round(event.seconds, 3),
-                cached=f"{event.steps_cached}/{event.steps_total}",
-                error=event.error,
-            )
-            self.finished.put_nowait(event)
+    def _builds_run(self, count: int) -> None:
         if self._restorer is not None:
-            self._restorer.build_runs(running=bool(self._builds))
+            self._restorer.build_runs(running=count > 0)
 
-    def _judged(self, event: BuildFinished) -> tuple[BuildFinished, str]:
-        """Look whether the build lacked room, which is not its own fault on a restored root.
-
-        On a full disk the daemon cannot store the error, and tells of a success without a result.
-        Return the event as it should be told, and why the root is given up, if it is.
-        """
-        if (event.made and not event.error) or not self._room.failed_for_want_of_it(event.error):
-            return event, ""
-        log.error("a build failed on a full disk", ref=event.ref, free=self._room.free)
-        reason = ""
-        if self.restored is not None:
-            reason = "a build failed on a full disk, of which the cache has a part"
-            asyncio.get_running_loop().call_later(_LAST_WORDS, self.lose, reason)
-        return replace(event, error=event.error or "the disk is full"), reason
+    def _lacked_room(self) -> str:
+        """Give the root up if the cache has a part of it; why, if so."""
+        if self.restored is None:
+            return ""
+        reason = "a build failed on a full disk, of which the cache has a part"
+        asyncio.get_running_loop().call_later(_LAST_WORDS, self.lose, reason)
+        return reason
 
 
 async def _awaited(task: asyncio.Task[None]) -> None:

@@ -1,0 +1,126 @@
+"""What the daemon tells of its builds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+import grpc.aio
+
+from sidecar.buildkit import BuildFinished, BuildKit, BuildStarted
+from sidecar.log import get_logger
+from sidecar.room import Room
+from sidecar.status import Status
+from sidecar.timeline import Kind, Span
+
+log = get_logger(__name__)
+
+
+class Builds:
+    """Follows builds from their start to their end, which goes into ``finished``.
+
+    ``told`` is called after each event with the number of builds that run. ``lacked_room`` is called when
+    one failed on a full disk, and answers why the root is given up then, or nothing.
+    """
+
+    def __init__(
+        self,
+        api: BuildKit,
+        status: Status,
+        room: Room,
+        *,
+        told: Callable[[int], None],
+        lacked_room: Callable[[], str],
+    ) -> None:
+        self._api = api
+        self._status = status
+        self._room = room
+        self._told = told
+        self._lacked_room = lacked_room
+        self._spans: dict[str, Span] = {}
+        self._ended: set[str] = set()
+        #: Ends of builds, for whoever decides about publishing.
+        self.finished: asyncio.Queue[BuildFinished] = asyncio.Queue()
+
+    async def pass_over(self, before: float) -> None:
+        """Take no notice of builds that ended before a time (Unix): earlier pods' are no news.
+
+        Raises:
+            AioRpcError: the daemon does not answer.
+        """
+        earlier = await self._api.ended_builds()
+        self._ended = {build.ref for build in earlier if build.ended_unix < before}
+
+    async def active(self) -> frozenset[str]:
+        """Refs of the builds under way; of those that ended, ``finished`` knows all afterwards.
+
+        A client can see its build's end before the daemon's event has come here.
+        """
+        try:
+            active = await self._api.active_builds()
+            for build in await self._api.ended_builds():
+                self._take(build)
+        except grpc.aio.AioRpcError:
+            # The daemon is gone, and its builds with it.
+            return frozenset()
+        return active
+
+    async def follow(self) -> None:
+        """Take the daemon's events until it is gone or going."""
+        with suppress(grpc.aio.AioRpcError):
+            async for event in self._api.builds():
+                self._take(event)
+
+    def died(self) -> None:
+        """The daemon ended, and what it built with it."""
+        for ref in list(self._spans):
+            self._spans.pop(ref).end("failed", error="buildkitd died")
+        self._told(0)
+
+    def _take(self, event: BuildStarted | BuildFinished) -> None:
+        if isinstance(event, BuildStarted):
+            if event.ref not in self._spans:
+                self._spans[event.ref] = self._status.begin(Kind.BUILD, event.ref)
+                log.info("build started", ref=event.ref)
+        elif event.ref not in self._ended:
+            # BuildKit tells of the end again when it has stored the log, 3 s later.
+            self._ended.add(event.ref)
+            self._end(event)
+        self._told(len(self._spans))
+
+    def _end(self, event: BuildFinished) -> None:
+        event, doomed = self._judged(event)
+        span = self._spans.pop(event.ref, None)
+        if span is None:
+            span = self._status.begin(Kind.BUILD, event.ref)
+        span.end(
+            "failed" if event.error else "ok",
+            seconds=round(event.seconds, 3),
+            steps_cached=event.steps_cached,
+            steps_total=event.steps_total,
+            error=event.error,
+        )
+        if doomed:
+            # At once, since whoever ran the build asks now; the root goes a little later.
+            self._status.gives_up_root(doomed)
+        log.info(
+            "build ended",
+            ref=event.ref,
+            seconds=round(event.seconds, 3),
+            cached=f"{event.steps_cached}/{event.steps_total}",
+            error=event.error,
+        )
+        self.finished.put_nowait(event)
+
+    def _judged(self, event: BuildFinished) -> tuple[BuildFinished, str]:
+        """Look whether the build lacked room, which is not its own fault on a restored root.
+
+        On a full disk the daemon cannot store the error, and tells of a success without a result.
+        Return the event as it should be told, and why the root is given up, if it is.
+        """
+        if (event.made and not event.error) or not self._room.failed_for_want_of_it(event.error):
+            return event, ""
+        log.error("a build failed on a full disk", ref=event.ref, free=self._room.free)
+        return replace(event, error=event.error or "the disk is full"), self._lacked_room()
