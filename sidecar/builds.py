@@ -21,8 +21,8 @@ log = get_logger(__name__)
 class Builds:
     """Follows builds from their start to their end, which goes into ``finished``.
 
-    ``told`` is called after each event with the number of builds that run. ``lacked_room`` is called when
-    one failed on a full disk, and answers why the root is given up then, or nothing.
+    ``told`` is called after each event with the number of builds that run. ``lacked_room`` is
+    called when one failed on a full disk, and answers why the root is given up then, or nothing.
     """
 
     def __init__(
