@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from buildsvc.store.address import check_address
 from buildsvc.store.contract import Store
 from sidecar import rootdir
 from sidecar.beginning import begin
@@ -27,6 +28,8 @@ async def run(settings: Settings, listener: socket.socket, status: Status) -> in
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         root = await stack.enter_async_context(rootdir.locked(settings.root))
+        if settings.store:
+            check_address(settings.store)
         beginning = await begin(settings, root, listener)
         if beginning.namespace is not None:
             stack.push_async_callback(beginning.namespace.close)

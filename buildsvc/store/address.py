@@ -1,10 +1,14 @@
-"""The address of a store, as it may be shown."""
+"""The address of a store: whether it is one, and as it may be shown."""
 
 from __future__ import annotations
 
 import re
+from urllib.parse import SplitResult, urlsplit
+
+from buildsvc.errors import ConfigError
 
 _MASK = "***"
+_KINDS = "file:///directory, a path, or http(s)://host[:port][/base]"
 
 # The user information reaches to the last @, because who writes a password does not always
 # encode it. What is left must be a host and a port, or it is the beginning of a password.
@@ -30,3 +34,47 @@ def shown_address(address: str) -> str:
     user = f"{_MASK}@" if parts["user"] else ""
     query = f"?{_MASK}" if parts["query"] else ""
     return f"{scheme}://{user}{parts['host']}{parts['port'] or ''}{parts['path'] or ''}{query}"
+
+
+def check_address(address: str) -> SplitResult:
+    """The parts of a store's address; needs no store to be imported.
+
+    Raises:
+        ConfigError: it is of no known kind, or has in it what no such address has.
+    """
+    try:
+        parts = urlsplit(address)
+        # Looked at only when it is asked for.
+        _ = parts.port
+    except ValueError as error:
+        raise ConfigError(
+            "the store's address is malformed", expected=_KINDS, found=shown_address(address)
+        ) from error
+    if not address or "\0" in address:
+        raise ConfigError("the store's address is empty or has a NUL", expected=_KINDS)
+    if "://" not in address:
+        return parts
+    if parts.scheme == "file":
+        if parts.netloc not in {"", "localhost"} or parts.query or parts.fragment:
+            raise ConfigError(
+                "a file address names a directory of this machine",
+                expected="file:///directory",
+                found=shown_address(address),
+            )
+    elif parts.scheme in {"http", "https"}:
+        if "@" in parts.netloc:
+            # Not repeated in the text: it ends in logs.
+            raise ConfigError(
+                "the store's address contains credentials",
+                expected="an address without user and password",
+                advice="addresses are logged and seen in process lists; take them out",
+            )
+        if not parts.hostname or parts.query or parts.fragment:
+            raise ConfigError(
+                "not the address of an object server",
+                expected="http://host[:port][/base]",
+                found=shown_address(address),
+            )
+    else:
+        raise ConfigError("no such kind of store", expected=_KINDS, found=shown_address(address))
+    return parts

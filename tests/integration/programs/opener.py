@@ -33,6 +33,8 @@ def read(number: int) -> None:
     os.write(1, f"opened {number} zeros {zeros} bytes {len(data)}\n".encode())
 
 
+# Before the first of them can break a lease, of which this process may die.
+os.write(1, b"opening\n")
 for number in range(count):
     if how == "threads":
         threading.Thread(target=read, args=(number,), daemon=True).start()
@@ -42,5 +44,4 @@ for number in range(count):
         read(number)
         signal.pause()
         os._exit(0)
-os.write(1, b"opening\n")
 signal.pause()
