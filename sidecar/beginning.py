@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from buildsvc.errors import CannotCreate
 from sidecar import rootdir
 from sidecar.agent.routes import METADATA
 from sidecar.environment import allowed
@@ -59,15 +58,8 @@ async def begin(
     if not room.has(0):
         # First what was left must go.
         return Beginning(root, tuple(left), number, room, network, None)
-    try:
+    with paths.making():
         await asyncio.to_thread(paths.make)
-    except OSError as problem:
-        raise CannotCreate(
-            f"{paths.base} cannot be made",
-            expected="a directory that this user can write, on a disk with room",
-            found=problem.strerror or str(problem),
-            advice="make room, or choose another directory with --root",
-        ) from problem
     namespace = Namespace(namespace_options(settings, root, listener, paths, network))
     await namespace.begin()
     return Beginning(root, tuple(left), number, room, network, namespace)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from buildsvc.cache.generations import GenerationLog
-from buildsvc.errors import CannotCreate, EnvironmentUnfit, UsageError
+from buildsvc.errors import EnvironmentUnfit, UsageError
 from buildsvc.store.contract import Store
 from sidecar import cachestore, rootdir
 from sidecar.beginning import Beginning, namespace_options
@@ -161,17 +161,10 @@ class Lifecycle:
         if not made and not self._room.has(0):
             await sweeping
         self._room.expect()
-        try:
+        with paths.making():
             if not made:
                 await asyncio.to_thread(paths.make)
             await asyncio.to_thread(self._launch.write_config, paths)
-        except OSError as problem:
-            raise CannotCreate(
-                f"{paths.base} cannot be made",
-                expected="a directory that this user can write, on a disk with room",
-                found=problem.strerror or str(problem),
-                advice="make room, or choose another directory with --root",
-            ) from problem
 
     async def _epoch(
         self, number: int, paths: EpochPaths, namespace: Namespace | None, cold: str

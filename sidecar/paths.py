@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from buildsvc.errors import CannotCreate
 
 _PREFIX = "epoch-"
 
@@ -68,6 +72,19 @@ class EpochPaths:
     def buildkit_config(self) -> Path:
         """The merged buildkitd.toml."""
         return self.run / "buildkitd.toml"
+
+    @contextmanager
+    def making(self) -> Iterator[None]:
+        """Raise CannotCreate for an OSError of who makes something in here."""
+        try:
+            yield
+        except OSError as problem:
+            raise CannotCreate(
+                f"{self.base} cannot be made",
+                expected="a directory that this user can write, on a disk with room",
+                found=problem.strerror or str(problem),
+                advice="make room, or choose another directory with --root",
+            ) from problem
 
     def make(self) -> None:
         """Create the directories, private to this user."""
