@@ -22,6 +22,7 @@ from buildsvc.cache.packs import pack_digest
 from buildsvc.cache.roots import Location
 from buildsvc.errors import CorruptObject, ObjectNotFound, ShortObject
 from buildsvc.store.contract import Store
+from buildsvc.store.copying import write_at
 from sidecar.losses import Losses
 from sidecar.segments import SegmentPlan, cut
 
@@ -132,14 +133,16 @@ class Downloads:
         """Like ``content``, into a staged file that the agent unlinks, a segment at a time."""
         path = self._staging / f"content-{next(self._names)}"
         starts = list(itertools.accumulate((at.length for at in locations), initial=0))
+        descriptor = _create(path)
         try:
-            await _finished(path.touch, 0o600, exist_ok=False)
             async with aclosing(self._verified(locations, urgency)) as verified:
                 async for index, data in verified:
-                    await _finished(_write_at, path, data, starts[index])
+                    await _finished(write_at, descriptor, data, starts[index])
         except BaseException:
-            await asyncio.to_thread(path.unlink, missing_ok=True)
+            await asyncio.to_thread(path.unlink)
             raise
+        finally:
+            os.close(descriptor)
         return path
 
     async def _verified(
@@ -175,9 +178,7 @@ class Downloads:
             raise
 
     async def _write(self, plan: SegmentPlan, path: Path) -> None:
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-        # Not in a thread: one that is cancelled would leave the descriptor and the file.
-        descriptor = os.open(path, flags, 0o600)
+        descriptor = _create(path)
         try:
             for part in plan.ranges:
                 with self._noticing(part.name):
@@ -191,10 +192,9 @@ class Downloads:
             os.close(descriptor)
 
 
-def _write_at(path: Path, data: bytes, at: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(at)
-        file.write(data)
+def _create(path: Path) -> int:
+    """Create a file; not in a thread: one that is cancelled would leave descriptor and file."""
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
 
 
 async def _finished(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
