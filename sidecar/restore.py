@@ -127,6 +127,7 @@ class Restorer:
         self._tasks: asyncio.TaskGroup | None = None
         self._running = asyncio.Event()
         self._loaded = asyncio.Event()
+        self._under_way: set[_Object] = set()
         self._open = 0
         self._out_of_room = False
 
@@ -189,8 +190,7 @@ class Restorer:
                 # Demanded meanwhile: it needs no more room.
                 queue.popleft()
                 continue
-            coming = [item for item in self._objects.values() if item.running]
-            coming.append(self._objects[queue[0]])
+            coming = (*self._under_way, self._objects[queue[0]])
             if not self._room(sum(item.content.needed for item in coming)):
                 # Of those under way one may yet be given up.
                 if len(coming) == 1 and not self._out_of_room:
@@ -210,6 +210,7 @@ class Restorer:
         # The fetch as it is now: another one, after a failure, might wait for this object.
         arrival = None if item.sibling is None else item.sibling.task
         fetch = self._fetch(item, arrival)
+        self._under_way.add(item)
         item.task = self._tasks.create_task(fetch, name=f"fetch {item.key.name}")
 
     async def _watch_demand(self, item: _Object) -> None:
@@ -293,6 +294,7 @@ class Restorer:
             span.end("failed", why=item.why, error=str(failure))
         finally:
             item.fill = None
+            self._under_way.discard(item)
             self._open -= 1
             span.end("cancelled")
             self._wake.set()
