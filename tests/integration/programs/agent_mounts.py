@@ -71,7 +71,8 @@ def restarts(top: Path) -> None:
     # As after a new mount namespace: the mount is gone, the marker of a volatile overlay is there.
     agent.end(signal.SIGTERM)
     mounts.unmount(str(merged))
-    assert (agent.root / "2/work/work/incompat/volatile").is_dir()
+    work = agent.root / "2" / "work"
+    assert (work / "work" / "incompat" / "volatile").is_dir()
     agent = Agent(top)
     assert agent.points() == []
     assert (agent.mounted("b") / "before").read_text() == "before"
