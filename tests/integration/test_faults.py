@@ -21,9 +21,9 @@ from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.cache.packs import PackWriter, pack_name
 from buildsvc.cache.roots import ChunkTable
 from buildsvc.store.local import LocalStore
-from perf.host import scratch, scratch_base
 from sidecar.plan import Plan
 from sidecar.segments import cut
+from tests.integration.memory import in_memory
 from tests.integration.objects import Objects, Request, objects
 from tests.integration.seed import KEY, Seed, seed
 from tests.integration.sidecars import Pod, State, pod
@@ -37,15 +37,13 @@ _ROOM = 2 << 30
 @pytest.fixture(scope="module")
 def seeded(machine: None) -> Iterator[Seed]:  # noqa: ARG001
     """A store with one generation, made once."""
-    with scratch(scratch_base(room=_ROOM), "bs") as directory:
-        directory.chmod(0o755)
+    with in_memory(_ROOM) as directory:
         yield asyncio.run(seed(directory))
 
 
 @pytest.fixture
 def memory(machine: None) -> Iterator[Path]:  # noqa: ARG001
-    with scratch(scratch_base(room=_ROOM), "bs") as directory:
-        directory.chmod(0o755)
+    with in_memory(_ROOM) as directory:
         yield directory
 
 

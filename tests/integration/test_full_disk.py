@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from perf.host import scratch, scratch_base
 from tests.integration.machines import Machine, machine
+from tests.integration.memory import in_memory
 from tests.integration.objects import Request, objects
 from tests.integration.sidecars import BASE, PATIENCE, State, command, context, pod
 from tests.integration.stored import Stored
@@ -38,8 +38,7 @@ _TOO_LARGE = BASE + "RUN head -c 200000000 /dev/zero > /large\n"
 @pytest.fixture
 def memory() -> Iterator[Path]:
     """A directory in memory."""
-    with scratch(scratch_base(room=_ROOM), "bs") as directory:
-        directory.chmod(0o755)
+    with in_memory(_ROOM) as directory:
         yield directory
 
 

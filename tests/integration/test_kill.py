@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from perf.host import scratch, scratch_base
+from tests.integration.memory import in_memory
 from tests.integration.objects import Objects, Request, objects, undisturbed
 from tests.integration.processes import VICTIMS, Remains, kill_one
 from tests.integration.sidecars import Build, Pod, remove
@@ -214,8 +214,7 @@ class Fate:
 @pytest.fixture
 def memory() -> Iterator[Path]:
     """A directory in memory, where there is enough: pods come and go here by the dozen."""
-    with scratch(scratch_base(room=_ROOM), "bs") as directory:
-        directory.chmod(0o755)
+    with in_memory(_ROOM) as directory:
         yield directory
 
 

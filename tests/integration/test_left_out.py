@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from buildsvc.cache.trees import MAX_FILE
-from perf.host import scratch, scratch_base
+from tests.integration.memory import in_memory
 from tests.integration.sidecars import BASE, context, pod, write
 from tests.integration.stored import Stored
 
@@ -24,8 +24,7 @@ _HUGE = f"truncate -s {MAX_FILE + 4096} huge"
 @pytest.fixture
 def memory(machine: None) -> Iterator[Path]:  # noqa: ARG001
     """A directory that can hold such a file: ext4 cannot."""
-    with scratch(scratch_base(room=_ROOM), "bs") as directory:
-        directory.chmod(0o755)
+    with in_memory(_ROOM) as directory:
         try:
             os.truncate(_touched(directory / "huge"), MAX_FILE + 4096)
         except OSError:

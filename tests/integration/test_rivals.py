@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from perf.host import scratch, scratch_base
+from tests.integration.memory import in_memory
 from tests.integration.objects import Objects, Request, objects, undisturbed
 from tests.integration.seed import Seed, seed
 from tests.integration.sidecars import PATIENCE, Pod
@@ -25,16 +25,14 @@ _ROOM = 1 << 30
 @pytest.fixture(scope="module")
 def seeded(machine: None) -> Iterator[Seed]:  # noqa: ARG001
     """A store with one generation, of revision 0."""
-    with scratch(scratch_base(room=_ROOM), "bs") as directory:
-        directory.chmod(0o755)
+    with in_memory(_ROOM) as directory:
         yield asyncio.run(seed(directory))
 
 
 @pytest.fixture
 def memory() -> Iterator[Path]:
     """A directory in memory."""
-    with scratch(scratch_base(room=_ROOM), "bs") as directory:
-        directory.chmod(0o755)
+    with in_memory(_ROOM) as directory:
         yield directory
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from perf.host import scratch, scratch_base
 from sidecar.segments import SEGMENT_BYTES
+from tests.integration.memory import in_memory
 from tests.integration.objects import Request, objects
 from tests.integration.sidecars import BASE, Pod, context, pod
 
@@ -34,8 +34,7 @@ _PROJECT += "COPY revision /revision\nRUN md5sum /data*\n"
 @pytest.fixture
 def memory() -> Iterator[Path]:
     """A directory in memory."""
-    with scratch(scratch_base(room=_ROOM), "bs") as directory:
-        directory.chmod(0o755)
+    with in_memory(_ROOM) as directory:
         yield directory
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.roots import encode_root, root_name
-from perf.host import scratch, scratch_base
+from tests.integration.memory import in_memory
 from tests.integration.seed import KEY, Seed, seed
 from tests.integration.sidecars import Pod, State, pod
 from tests.integration.steady import Project
@@ -30,16 +30,14 @@ _TEXT = "9.9.9"
 @pytest.fixture(scope="module")
 def seeded(machine: None) -> Iterator[Seed]:  # noqa: ARG001
     """A store with one generation of this version, made once."""
-    with scratch(scratch_base(room=_ROOM), "bs") as directory:
-        directory.chmod(0o755)
+    with in_memory(_ROOM) as directory:
         yield asyncio.run(seed(directory))
 
 
 @pytest.fixture
 def store(seeded: Seed) -> Iterator[Path]:
     """A copy of it, in a directory that may hold roots of sidecars beside it."""
-    with scratch(scratch_base(room=_ROOM), "bs") as directory:
-        directory.chmod(0o755)
+    with in_memory(_ROOM) as directory:
         shutil.copytree(seeded.store, directory / "store")
         yield directory / "store"
 
