@@ -58,7 +58,10 @@ class Slots:
         try:
             await turn
         except asyncio.CancelledError:
-            if self._waiting.pop(ticket, None) is None:
+            self._waiting.pop(ticket, None)
+            # Its turn may have come just before; a turn that was cancelled never comes,
+            # even when somebody else's end has taken it out of the queue meanwhile.
+            if not turn.cancelled():
                 self._running -= 1
                 self.unstage(size)
             raise

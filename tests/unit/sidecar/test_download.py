@@ -97,8 +97,8 @@ async def test_a_failed_download_gives_its_bytes_back() -> None:
                 raise ValueError("broken")
 
 
-@pytest.mark.parametrize("admitted", [False, True])
-async def test_a_cancelled_waiter_gives_its_place_back(*, admitted: bool) -> None:
+@pytest.mark.parametrize("when", ["waiting", "leaving", "admitted"])
+async def test_a_cancelled_waiter_gives_its_place_back(when: str) -> None:
     slots = Slots(downloads=1, staged_bytes=10)
     release = asyncio.Event()
     waiters: list[asyncio.Task[None]] = []
@@ -106,9 +106,12 @@ async def test_a_cancelled_waiter_gives_its_place_back(*, admitted: bool) -> Non
     async def hold() -> None:
         async with slots.download(5, lambda: 0):
             await release.wait()
+            # The queue meets the cancelled waiter's turn before its task has run again.
+            if when == "leaving":
+                waiters[0].cancel()
         slots.unstage(5)
         # The slot is given to the waiter here; it is cancelled before it runs again.
-        if admitted:
+        if when == "admitted":
             waiters[0].cancel()
 
     async def wait() -> None:
@@ -120,13 +123,19 @@ async def test_a_cancelled_waiter_gives_its_place_back(*, admitted: bool) -> Non
         await asyncio.sleep(0)
         waiters.append(group.create_task(wait()))
         await asyncio.sleep(0)
-        if not admitted:
+        if when == "waiting":
             waiters[0].cancel()
             await asyncio.wait(waiters)
         release.set()
         await holder
+    # Neither more nor less fits than at first.
     async with asyncio.timeout(5), slots.download(10, lambda: 1):
-        pass
+        second = asyncio.create_task(slots.download(1, lambda: 0).__aenter__())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not second.done()
+        second.cancel()
+        await asyncio.wait([second])
 
 
 async def test_content_is_the_same_in_memory_and_in_a_file(tmp_path: Path) -> None:
