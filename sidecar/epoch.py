@@ -21,6 +21,7 @@ from sidecar.builds import Builds
 from sidecar.cachestore import UPLOADS
 from sidecar.capture import Captures, Uploads
 from sidecar.checkpoint import Checkpointer, Daemon
+from sidecar.daemon import ANSWERS_WITHIN, Buildkitd, Lost
 from sidecar.download import Downloads, Slots
 from sidecar.guardclient import AgentExited, DaemonExited, Namespace, NamespaceLostError, StartError
 from sidecar.launch import Launch
@@ -32,22 +33,12 @@ from sidecar.restore import Restorer
 from sidecar.room import Room
 from sidecar.settings import Settings
 from sidecar.status import Status
-from sidecar.timeline import Kind
 from sidecar.userns import EndedEarly
 
 #: Seconds that the agent may take from its start to its first answer.
 _AGENT_WITHIN = 20.0
-#: Seconds within which a daemon answers. It takes 0.4 s on restored databases; one that
-#: does not answer is thrown away while clients still wait.
-_DAEMON_WITHIN = 10.0
-#: Exits of the daemon alone that are answered by starting it again on the same root.
-_RESTARTS = 2
 #: Seconds for a build that lacked room to tell its client why, before its daemon goes.
 _LAST_WORDS = 0.5
-
-
-class Lost(Exception):
-    """The epoch's root must be thrown away; the text says why."""
 
 
 class Epoch:
@@ -78,8 +69,7 @@ class Epoch:
         self._api = BuildKit(paths.buildkit_socket)
         #: Resolves with the reason when the root must be given up.
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        #: Whether something of it was killed, which says nothing about the daemon.
-        self.died = False
+        self._died = False
         self.restored: cache_pb2.Root | None = None
         self.catalog = Catalog()
         self._builds = Builds(
@@ -93,9 +83,10 @@ class Epoch:
         self._restoring: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._answered = asyncio.Event()
-        self._daemon = 0
-        self._exits: asyncio.Queue[int] = asyncio.Queue()
-        self._restarts = 0
+        self._daemon = Buildkitd(
+            namespace, launch.daemon(paths), self._api, status,
+            nofsync=settings.nofsync, lost=self.lost,
+        )  # fmt: skip
         #: Whether leases do not work here, so that blobs must be on disk before the daemon.
         self.needs_blobs = False
         self._store = store
@@ -199,37 +190,19 @@ class Epoch:
         Raises:
             Lost: it does not answer, or exits.
         """
-        span = self._status.begin(Kind.DAEMON, "buildkitd")
         began = time.time()
-        answering = asyncio.ensure_future(self._api.version(_DAEMON_WITHIN))
-        exiting = asyncio.ensure_future(self._exits.get())
+        await self._daemon.start()
         try:
-            daemon = self._launch.daemon(self._paths)
-            started = await self._namespace.start_daemon(
-                daemon.argv, daemon.environment, nofsync=self._settings.nofsync
-            )
-            self._daemon = started.pid
-            ends: list[asyncio.Future[Any]] = [answering, exiting, self.lost]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if exiting.done():
-                self.died = exiting.result() < 0
-                raise Lost(f"buildkitd ended with status {exiting.result()} at its start")
-            if self.lost.done():
-                raise Lost(self.lost.result())
-            span.end(version=await answering)
-            if not self.admitted:
-                # A client may have built already.
-                await self._builds.pass_over(began)
-            self._answered.set()
-        except (NamespaceLostError, StartError) as problem:
-            self.died = isinstance(problem, NamespaceLostError)
-            raise Lost(str(problem)) from problem
+            # A client may have built already.
+            await self._builds.pass_over(began)
         except grpc.aio.AioRpcError as problem:
             raise Lost("buildkitd did not answer in time") from problem
-        finally:
-            span.end("failed")
-            answering.cancel()
-            exiting.cancel()
+        self._answered.set()
+
+    @property
+    def died(self) -> bool:
+        """Whether something of it was killed, which says nothing about the daemon."""
+        return self._died or self._daemon.killed
 
     @property
     def admitted(self) -> bool:
@@ -247,7 +220,7 @@ class Epoch:
             self.lost.set_result(reason)
 
     def _dies(self, reason: str) -> None:
-        self.died = self.died or not self.lost.done()
+        self._died = self._died or not self.lost.done()
         self.lose(reason)
 
     @asynccontextmanager
@@ -255,7 +228,7 @@ class Epoch:
         """Run everything that goes on beside builds."""
         async with asyncio.TaskGroup() as tasks:
             running = [
-                tasks.create_task(self._restart_daemon(), name="daemon restarts"),
+                tasks.create_task(self._keep_daemon(), name="daemon restarts"),
                 tasks.create_task(self._watch_agent(), name="agent events"),
                 tasks.create_task(self._watch_builds(), name="builds"),
             ]
@@ -280,7 +253,7 @@ class Epoch:
         assert self._captures is not None
         assert self._uploads is not None
         return Checkpointer(
-            Daemon(self._daemon, self._paths.buildkit, self._api),
+            Daemon(self._daemon.pid, self._paths.buildkit, self._api),
             self._agent,
             self._captures,
             self._uploads,
@@ -302,7 +275,7 @@ class Epoch:
             self._restoring.cancel()
             await asyncio.wait([self._restoring])
         await self._api.close()
-        if self._daemon and not self.lost.done():
+        if self._daemon.pid and not self.lost.done():
             with suppress(NamespaceLostError, StartError):
                 await self._namespace.stop_daemon(grace)
         await self._namespace.close()
@@ -315,24 +288,15 @@ class Epoch:
             if isinstance(event, AgentExited):
                 self._dies("the agent died")
             elif isinstance(event, DaemonExited) and not event.asked:
-                self._exits.put_nowait(event.status)
+                self._daemon.exited(event.status)
         self._dies("the namespace ended")
 
-    async def _restart_daemon(self) -> None:
-        """Start an ended daemon again on the same root: its databases survive a killed process."""
+    async def _keep_daemon(self) -> None:
         await self._answered.wait()
-        while True:
-            status = await self._exits.get()
-            self._status.count("daemon_exits")
-            self._builds.died()
-            self._restarts += 1
-            if self._restarts > _RESTARTS:
-                self.lose(f"buildkitd ended {self._restarts} times, now with status {status}")
-                return
-            try:
-                await self.start_daemon()
-            except Lost as problem:
-                self.lose(str(problem))
+        try:
+            await self._daemon.keep(self._builds.died)
+        except Lost as lost:
+            self.lose(str(lost))
 
     async def _watch_agent(self) -> None:
         try:
@@ -362,7 +326,7 @@ class Epoch:
 
     async def _answers_again(self) -> None:
         try:
-            await self._api.version(_DAEMON_WITHIN)
+            await self._api.version(ANSWERS_WITHIN)
         except grpc.aio.AioRpcError:
             self.lose("buildkitd does not answer any more")
             await asyncio.Event().wait()

@@ -21,10 +21,11 @@ from buildsvc.store.contract import Store
 from sidecar import cachestore, rootdir
 from sidecar.beginning import Beginning, namespace_options
 from sidecar.control import CheckpointReport
+from sidecar.daemon import Lost
 from sidecar.endpoint import bound_address
 from sidecar.endpoint_file import write_endpoint_file
 from sidecar.environment import allowed
-from sidecar.epoch import Epoch, Lost
+from sidecar.epoch import Epoch
 from sidecar.guardclient import Namespace
 from sidecar.launch import Launch
 from sidecar.log import get_logger

@@ -9,7 +9,8 @@ from collections.abc import Coroutine
 from buildsvc.errors import BuildsvcError
 from buildsvc.store.contract import Store
 from sidecar import cachestore
-from sidecar.epoch import Epoch, Lost
+from sidecar.daemon import Lost
+from sidecar.epoch import Epoch
 from sidecar.locate import Cold, Found, Loadable, locate
 from sidecar.log import get_logger
 from sidecar.patience import Patience

@@ -14,7 +14,8 @@ from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.generations import Generation
 from buildsvc.errors import EnvironmentUnfit
-from sidecar.epoch import Epoch, Lost
+from sidecar.daemon import Lost
+from sidecar.epoch import Epoch
 from sidecar.guardclient import NamespaceLostError, StartError
 from sidecar.launch import Launch
 from sidecar.locate import Found
@@ -199,11 +200,31 @@ async def test_a_daemon_that_keeps_dying_loses_the_root(scene: Scene) -> None:
     assert scene.namespace.asked.count("start-daemon") == 3
 
 
+async def test_a_daemon_that_ends_again_while_it_starts_again(scene: Scene) -> None:
+    scene.namespace.daemons = [None, -9]
+    async with scene.serving():
+        await scene.died_and_answers_again()
+        assert not scene.epoch.lost.done()
+        assert scene.status.counts.plain["daemon_exits"] == 2
+    assert scene.namespace.asked.count("start-daemon") == 3
+
+
 async def test_a_daemon_that_does_not_come_back_loses_the_root(scene: Scene) -> None:
-    scene.namespace.daemons = [None, 4]
+    scene.namespace.daemons = [None, 4, 4]
     async with scene.serving():
         await scene.namespace.daemon_dies()
-        assert "status 4 at its start" in await scene.epoch.lost
+        assert "3 times, now with status 4" in await scene.epoch.lost
+    assert scene.namespace.asked.count("start-daemon") == 3
+
+
+async def test_a_daemon_that_cannot_be_started_again_loses_the_root(scene: Scene) -> None:
+    scene.namespace.daemons = [None, StartError("start-daemon: no such program")]
+    async with scene.serving():
+        await scene.begins("build")
+        await scene.namespace.daemon_dies()
+        assert "no such program" in await scene.epoch.lost
+        # What it built went with it, and nobody waits for that.
+        assert await scene.epoch.active_builds() == frozenset()
 
 
 async def test_a_build_of_a_daemon_that_died_is_told_so(scene: Scene) -> None:

@@ -1,0 +1,118 @@
+"""buildkitd on one root: its start, and its further starts when it ends by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc.aio
+
+from sidecar.buildkit import BuildKit
+from sidecar.guardclient import Namespace, NamespaceLostError, StartError
+from sidecar.launch import Command
+from sidecar.status import Status
+from sidecar.timeline import Kind
+
+#: Seconds within which a daemon answers. It takes 0.4 s on restored databases; one that
+#: does not answer is thrown away while clients still wait.
+ANSWERS_WITHIN = 10.0
+#: Exits of the daemon alone that are answered by starting it again on the same root.
+_RESTARTS = 2
+
+
+class Lost(Exception):
+    """The epoch's root must be thrown away; the text says why."""
+
+
+class _Exited(Lost):
+    """The daemon ended before it answered."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"buildkitd ended with status {status} at its start")
+        self.status = status
+
+
+class Buildkitd:
+    """The daemon of one epoch. ``lost`` resolves when the epoch's root must be given up."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        command: Command,
+        api: BuildKit,
+        status: Status,
+        *,
+        nofsync: bool,
+        lost: asyncio.Future[str],
+    ) -> None:
+        self._namespace = namespace
+        self._command = command
+        self._api = api
+        self._status = status
+        self._nofsync = nofsync
+        self._lost = lost
+        self._exits: asyncio.Queue[int] = asyncio.Queue()
+        #: 0 before its first start.
+        self.pid = 0
+        #: Whether it was killed before it answered, which says nothing about its root.
+        self.killed = False
+
+    def exited(self, status: int) -> None:
+        """It ended by itself; negative for a signal."""
+        self._exits.put_nowait(status)
+
+    async def start(self) -> None:
+        """Start it on the root and wait for its answer.
+
+        Raises:
+            Lost: it does not answer, or exits.
+        """
+        span = self._status.begin(Kind.DAEMON, "buildkitd")
+        answering = asyncio.ensure_future(self._api.version(ANSWERS_WITHIN))
+        exiting = asyncio.ensure_future(self._exits.get())
+        try:
+            argv, environment = self._command.argv, self._command.environment
+            started = await self._namespace.start_daemon(argv, environment, nofsync=self._nofsync)
+            self.pid = started.pid
+            ends: list[asyncio.Future[Any]] = [answering, exiting, self._lost]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if exiting.done():
+                self.killed = exiting.result() < 0
+                raise _Exited(exiting.result())
+            if self._lost.done():
+                raise Lost(self._lost.result())
+            span.end(version=await answering)
+        except (NamespaceLostError, StartError) as problem:
+            self.killed = isinstance(problem, NamespaceLostError)
+            raise Lost(str(problem)) from problem
+        except grpc.aio.AioRpcError as problem:
+            raise Lost("buildkitd did not answer in time") from problem
+        finally:
+            span.end("failed")
+            answering.cancel()
+            exiting.cancel()
+
+    async def keep(self, ended: Callable[[], None]) -> None:
+        """Start it again on the same root each time it ends, and ``ended`` is called then.
+
+        Its databases survive a killed process.
+
+        Raises:
+            Lost: it ended too often, or does not come back.
+        """
+        status = await self._exits.get()
+        for _ in range(_RESTARTS):
+            self._ended(ended)
+            try:
+                await self.start()
+            except _Exited as again:
+                status = again.status
+            else:
+                status = await self._exits.get()
+        self._ended(ended)
+        raise Lost(f"buildkitd ended {_RESTARTS + 1} times, now with status {status}")
+
+    def _ended(self, ended: Callable[[], None]) -> None:
+        self._status.count("daemon_exits")
+        ended()
