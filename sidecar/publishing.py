@@ -88,7 +88,7 @@ class Publishing:
     async def run(self) -> None:
         """Publish after each build, as soon as the daemon is idle, until cancelled."""
         while True:
-            again = self.dirty and not await self._builds_run()
+            again = self.dirty and not await self._epoch.active_builds()
             try:
                 pause = min(_AGAIN_AFTER * 2 ** min(self._failures, 6), _AGAIN_AT_MOST)
                 async with asyncio.timeout(pause if again else None):
@@ -104,7 +104,7 @@ class Publishing:
         """Wait for the builds under way, then publish what is not published yet."""
         self._failures = 0
         while True:
-            active = await self._builds_run()
+            active = await self._epoch.active_builds()
             while not self._epoch.finished.empty():
                 self._note(self._epoch.finished.get_nowait())
             if active:
@@ -119,13 +119,6 @@ class Publishing:
                     return
                 self._status.enter(Phase.DRAINING)
                 await asyncio.sleep(_AGAIN_AFTER)
-
-    async def _builds_run(self) -> bool:
-        try:
-            return bool(await self._epoch.active_builds())
-        except grpc.aio.AioRpcError:
-            # A daemon that died took its builds along; it is being started again.
-            return False
 
     def _note(self, build: BuildFinished) -> None:
         if self._epoch.restored is None and not build.error:

@@ -6,7 +6,7 @@ import asyncio
 import fcntl
 import os
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +26,13 @@ class RootDirectory:
 
 
 @asynccontextmanager
-async def locked(path: Path) -> AsyncIterator[RootDirectory]:
+async def locked(path: Path, stop: asyncio.Event) -> AsyncIterator[RootDirectory]:
     """Create the directory and hold its locks.
 
     Raises:
         CannotCreate: it cannot be created or written.
-        RootInUse: another sidecar works in it, or an earlier one's namespace does not end.
+        RootInUse: another sidecar works in it, or an earlier one's namespace does not end
+            in time, or before ``stop`` is set.
     """
     try:
         await asyncio.to_thread(path.mkdir, mode=0o700, parents=True, exist_ok=True)
@@ -51,24 +52,25 @@ async def locked(path: Path) -> AsyncIterator[RootDirectory]:
                 expected="a root of its own for each sidecar",
                 advice="stop it, or choose another directory with --root",
             )
-        await _wait_for_namespace(path, namespace)
+        await _wait_for_namespace(path, namespace, stop)
         yield RootDirectory(path, namespace)
     finally:
         os.close(sidecar)
         os.close(namespace)
 
 
-async def _wait_for_namespace(path: Path, lock: int) -> None:
+async def _wait_for_namespace(path: Path, lock: int, stop: asyncio.Event) -> None:
     """Wait for the guard of a killed sidecar; flock(2) cannot be awaited with a time-out."""
-    try:
-        async with asyncio.timeout(_LEFT_OVER_WITHIN):
-            while not _try_lock(lock):  # noqa: ASYNC110
-                await asyncio.sleep(_LOOK_EVERY)
-    except TimeoutError:
-        raise RootInUse(
-            f"processes of an earlier sidecar still work in {path}",
-            advice="end its rootlesskit process, or choose another directory with --root",
-        ) from None
+    now = asyncio.get_running_loop().time
+    deadline = now() + _LEFT_OVER_WITHIN
+    while not _try_lock(lock):
+        if now() > deadline or stop.is_set():
+            raise RootInUse(
+                f"processes of an earlier sidecar still work in {path}",
+                advice="end its rootlesskit process, or choose another directory with --root",
+            )
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), _LOOK_EVERY)
 
 
 def _open(path: Path) -> int:

@@ -27,7 +27,7 @@ async def run(settings: Settings, listener: socket.socket, status: Status) -> in
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        root = await stack.enter_async_context(rootdir.locked(settings.root))
+        root = await stack.enter_async_context(rootdir.locked(settings.root, stop))
         if settings.store:
             check_address(settings.store)
         beginning = await begin(settings, root, listener)

@@ -147,7 +147,7 @@ async def world(
     settings: Settings, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[World]:
     with grpc_kept():
-        async with locked(settings.root) as root:
+        async with locked(settings.root, asyncio.Event()) as root:
             it = World(settings, root, listener)
             monkeypatch.setattr(lifecycle, "Namespace", it.namespace)
             yield it

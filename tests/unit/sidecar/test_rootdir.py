@@ -16,16 +16,16 @@ from sidecar.rootdir import locked, sweep
 
 
 async def test_a_second_sidecar_is_refused(tmp_path: Path) -> None:
-    async with locked(tmp_path / "root"):
+    async with locked(tmp_path / "root", asyncio.Event()):
         with pytest.raises(RootInUse, match="another sidecar"):
-            async with locked(tmp_path / "root"):
+            async with locked(tmp_path / "root", asyncio.Event()):
                 pass
-    async with locked(tmp_path / "root") as again:
+    async with locked(tmp_path / "root", asyncio.Event()) as again:
         assert again.path == tmp_path / "root"
 
 
 async def test_the_namespace_of_a_killed_sidecar_is_waited_for(tmp_path: Path) -> None:
-    async with locked(tmp_path / "root") as first:
+    async with locked(tmp_path / "root", asyncio.Event()) as first:
         guards = os.dup(first.namespace_lock)
     entering = asyncio.create_task(_enter(tmp_path / "root"))
     await asyncio.sleep(3 * rootdir._LOOK_EVERY)  # It has looked, and found the lock taken.
@@ -34,8 +34,21 @@ async def test_the_namespace_of_a_killed_sidecar_is_waited_for(tmp_path: Path) -
     await entering
 
 
-async def _enter(root: Path) -> None:
-    async with locked(root):
+async def test_who_is_told_to_stop_waits_no_longer(tmp_path: Path) -> None:
+    async with locked(tmp_path / "root", asyncio.Event()) as first:
+        guards = os.dup(first.namespace_lock)
+    stop = asyncio.Event()
+    entering = asyncio.create_task(_enter(tmp_path / "root", stop))
+    await asyncio.sleep(3 * rootdir._LOOK_EVERY)  # It waits.
+    stop.set()
+    async with asyncio.timeout(rootdir._LEFT_OVER_WITHIN / 2):
+        with pytest.raises(RootInUse, match="earlier sidecar"):
+            await entering
+    os.close(guards)
+
+
+async def _enter(root: Path, stop: asyncio.Event | None = None) -> None:
+    async with locked(root, stop or asyncio.Event()):
         pass
 
 
@@ -43,7 +56,7 @@ async def test_a_namespace_that_does_not_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rootdir, "_LEFT_OVER_WITHIN", 0.01)
-    async with locked(tmp_path / "root") as first:
+    async with locked(tmp_path / "root", asyncio.Event()) as first:
         guards = os.dup(first.namespace_lock)
     with pytest.raises(RootInUse, match="earlier sidecar"):
         await _enter(tmp_path / "root")
@@ -51,7 +64,7 @@ async def test_a_namespace_that_does_not_end(
 
 
 async def test_the_namespaces_lock_is_for_the_guard_to_inherit(tmp_path: Path) -> None:
-    async with locked(tmp_path / "root") as root:
+    async with locked(tmp_path / "root", asyncio.Event()) as root:
         with (tmp_path / "root/namespace.lock").open() as other, pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
         assert os.get_inheritable(root.namespace_lock) is False
