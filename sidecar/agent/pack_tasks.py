@@ -13,7 +13,7 @@ from sidecar.agent import messages
 from sidecar.agent.channel import END, Channel
 from sidecar.agent.errors import NotCapturable
 from sidecar.agent.pack import Packer
-from sidecar.agent.priority import IdleThread
+from sidecar.agent.priority import IdleThread, Session
 from sidecar.agent.sink import ChunkSink
 
 if TYPE_CHECKING:
@@ -24,9 +24,15 @@ class PackTasks:
     """Does one request after another. Its priority is that of the thread that does it."""
 
     def __init__(
-        self, channel: Channel, staging: Path, limits: trees.Limits = trees.LIMITS
+        self,
+        channel: Channel,
+        staging: Path,
+        limits: trees.Limits = trees.LIMITS,
+        session: Session | None = None,
     ) -> None:
+        """`session`: the worker's own, which gives way while a request is idle."""
         self._channel = channel
+        self._session = session
         self._sink = ChunkSink(PackWriter(staging), set(), self._finished)
         self._packer = Packer(self._sink, limits)
         self._idle = IdleThread()
@@ -51,6 +57,8 @@ class PackTasks:
                 raise TypeError(f"the packing worker cannot do {request!r}")
 
     def _at(self, idle: bool, work: Callable[[], messages.Reply]) -> messages.Reply:  # noqa: FBT001
+        if self._session is not None:
+            self._session.be(idle=idle)
         return self._idle.run(work) if idle else work()
 
     def _tree(self, request: messages.CaptureTree) -> messages.Reply:

@@ -2,6 +2,11 @@
 
 Linux schedules threads, not processes, and an unprivileged one cannot come back from the idle
 class (sched(7), ioprio_set(2)): so one thread is idle for good, and the others never are.
+
+That counts among the threads of one control group, such as a pod's. Outside of any, where
+autogroup is on, as it is on most distributions, each session is a group of its own with an equal
+share (sched(7)): a thread of the idle class would take half a processor from a RUN step. There a
+session's own niceness counts, and that can be taken back.
 """
 
 from __future__ import annotations
@@ -9,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
@@ -21,6 +27,36 @@ T = TypeVar("T")
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 _IOPRIO_WHO_PROCESS = 1
 _IOPRIO_CLASS_IDLE = 3 << 13
+
+_AUTOGROUP = "/proc/self/autogroup"
+#: Seconds in which the kernel takes one change of any session's niceness.
+_AUTOGROUP_EVERY = 0.1
+_AUTOGROUP_TRIES = 3
+
+
+class Session:
+    """A session of this process's own, and its niceness among sessions."""
+
+    def __init__(self) -> None:
+        """Leave the parent's session. Raises OSError where it leads a group of it."""
+        os.setsid()
+        self._nice = 0
+
+    def be(self, *, idle: bool) -> None:
+        """Give way to all other sessions, or to none. No error where that cannot be said."""
+        nice = 19 if idle else 0
+        if nice == self._nice:
+            return
+        for _ in range(_AUTOGROUP_TRIES):
+            try:
+                with open(_AUTOGROUP, "wb", buffering=0) as autogroup:
+                    # Nothing is written while the kernel takes no change.
+                    if autogroup.write(b"%d" % nice):
+                        self._nice = nice
+                        return
+            except OSError:
+                return
+            time.sleep(_AUTOGROUP_EVERY)
 
 
 class IdleThread:

@@ -95,8 +95,9 @@ def main(arguments: list[str]) -> int:
         if kind == "pack":
             # What unpacks has none of it to import: a daemon waits for its first file.
             from sidecar.agent.pack_tasks import PackTasks
+            from sidecar.agent.priority import Session
 
-            serve(channel, PackTasks(channel, Path(staging[0])).run)
+            serve(channel, PackTasks(channel, Path(staging[0]), session=Session()).run)
         else:
             serve(channel, UnpackTasks().run)
     return END

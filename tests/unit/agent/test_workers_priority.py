@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from sidecar.agent.priority import IdleThread
+
+_SESSION = """
+import os
+from sidecar.agent.priority import Session
+
+session = Session()
+assert os.getsid(0) == os.getpid()
+for idle in (False, True, True, False, True):
+    session.be(idle=idle)
+    print(open("/proc/self/autogroup").read().split()[-1])
+"""
 
 
 def priority() -> tuple[int, int, int]:
@@ -29,3 +44,14 @@ def test_only_the_idle_thread_and_its_own_are_idle() -> None:
     assert idle.run(priority) == here
     assert priority() == before
     assert before[0] != os.SCHED_IDLE
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/autogroup"), reason="the kernel has no autogroup"
+)
+async def test_the_session_gives_way_only_while_it_is_idle() -> None:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _SESSION, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await child.communicate()
+    assert said.split() == [b"0", b"19", b"19", b"0", b"19"]
