@@ -114,7 +114,11 @@ class UnsupportedFormat(CacheError):
 
 
 class KeyMismatch(CacheError):
-    """The generation was made for another cache key or another kind of daemon."""
+    """The generation was made for another cache key or another place in its log."""
+
+
+class UntrustedHead(CacheError):
+    """The generation's head is not signed by a key that may, or contradicts one that is."""
 
 
 class HeadConflict(CacheError):

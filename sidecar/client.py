@@ -141,5 +141,7 @@ def status_text(status: dict[str, Any]) -> str:
 
 def _generation(found: dict[str, Any]) -> str:
     asked = found["asked_key"]
-    fallback = "" if asked == found["found_key"] else f", fallback for {asked}"
-    return f"{found['found_key']} #{found['number']}, {found['age_seconds']:.0f} s old{fallback}"
+    text = f"{found['found_key']} #{found['number']}, {found['age_seconds']:.0f} s old"
+    if asked != found["found_key"]:
+        text += f", fallback for {asked}"
+    return f"{text}, because {found['because']}" if found["because"] else text

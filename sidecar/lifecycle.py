@@ -15,7 +15,6 @@ from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from buildsvc.cache.generations import GenerationLog
 from buildsvc.errors import EnvironmentUnfit, UsageError
 from buildsvc.store.contract import Store
 from sidecar import cachestore, rootdir
@@ -36,6 +35,7 @@ from sidecar.restoring import Restoration
 from sidecar.settings import Settings
 from sidecar.status import Phase, Status
 from sidecar.tls import Certificates, needs_tls
+from sidecar.trust import Trust
 from sidecar.userns import EndedEarly
 from sidecar.versions import BUILDKIT_VERSION
 
@@ -56,6 +56,7 @@ class Lifecycle:
         beginning: Beginning,
         *,
         store: Store | None,
+        trust: Trust,
         stop: asyncio.Event,
     ) -> None:
         self._settings = settings
@@ -66,6 +67,7 @@ class Lifecycle:
         self._network = beginning.network
         self._room = beginning.room
         self._store = store
+        self._trust = trust
         self._stop = stop
         self._publishing: Publishing | None = None
         self._replaces = False
@@ -80,7 +82,9 @@ class Lifecycle:
         # Only the cache needs to know it, and asking takes as long as making a namespace.
         asking = asyncio.ensure_future(cachestore.buildkit_version(settings.program("buildkitd")))
         self._version = asking
-        self._restoration = Restoration(settings, self._store, self._listener, self._status, asking)
+        self._restoration = Restoration(
+            settings, self._listener, self._status, asking, store=self._store, trust=self._trust
+        )
         self._launch = Launch(settings, os.environ, await self._endpoint())
         sweeping = asyncio.ensure_future(self._sweep(self._beginning.left))
         number = self._beginning.number
@@ -295,7 +299,8 @@ class Lifecycle:
             return None
         version = await asyncio.shield(self._version)
         key = cachestore.cache_keys(self._settings, version).own
-        publisher = Publisher(GenerationLog(self._store, key), version, cachestore.this_platform())
+        log_of_key = self._trust.log(self._store, key)
+        publisher = Publisher(log_of_key, version, cachestore.this_platform())
         policy = Policy(self._settings.publish, self._replaces)
         return Publishing(epoch, publisher, key, policy, self._status)
 

@@ -15,12 +15,13 @@ from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.cache.keys import CacheKey
 from buildsvc.errors import (
     CacheError,
+    KeyMismatch,
     ObjectNotFound,
     ShortObject,
     StoreError,
     UnsupportedFormat,
+    UntrustedHead,
 )
-from buildsvc.store.contract import Store
 from sidecar import databases
 from sidecar.download import Downloads
 from sidecar.paths import EpochPaths
@@ -51,42 +52,71 @@ class Found:
     root: cache_pb2.Root
 
 
-async def locate(store: Store, keys: Sequence[CacheKey], use: Callable[[Found], Awaitable[T]]) -> T:
+@dataclass(frozen=True)
+class PassedOver:
+    """What a search did not use: a generation, or with ``number`` 0 a key that has none."""
+
+    key: CacheKey
+    number: int
+    reason: ColdReason
+    problem: Exception | None = None
+
+    def __str__(self) -> str:
+        if self.problem is None:
+            return f"nothing has been published yet under {self.key.name}"
+        return f"generation {self.number} of {self.key.name} cannot be used: {self.problem}"
+
+
+async def locate(
+    logs: Sequence[GenerationLog],
+    use: Callable[[Found], Awaitable[T]],
+    passed: Callable[[PassedOver], None],
+) -> T:
     """Return what ``use`` makes of the newest usable generation of the first key that has one.
 
-    A generation that cannot be read (corrupt, of a newer format, or one of which ``use`` finds
-    something corrupt or missing) is passed over for the key's older ones.
+    A generation that cannot be read (corrupt, untrusted, of a newer format, or one of which
+    ``use`` finds something corrupt or missing) is passed over for the key's older ones.
+    ``passed`` is told of each, and of keys that have none.
 
     Raises:
         Cold: no key has a generation, none can be used, or the store does not answer. Of several
             generations that cannot be used, the newest one of the first key tells why.
     """
-    problems: list[Cold] = []
-    for key in keys:
-        log = GenerationLog(store, key)
+    unusable: list[PassedOver] = []
+    for log in logs:
+
+        def skip(
+            number: int, problem: Exception, reason: ColdReason = "corrupt", key: CacheKey = log.key
+        ) -> None:
+            unusable.append(PassedOver(key, number, _reason(problem, reason), problem))
+            passed(unusable[-1])
+
+        before = len(unusable)
         try:
-            async for generation in log.candidates(lambda _, e: problems.append(_unusable(e))):
+            async for generation in log.candidates(skip):
                 try:
-                    found = Found(key, generation, await log.read_root(generation))
+                    found = Found(log.key, generation, await log.read_root(generation))
                 except _UNUSABLE as problem:
-                    problems.append(_unusable(problem))
+                    skip(generation.number, problem)
                     continue
                 try:
                     return await use(found)
                 except _UNUSABLE as problem:
-                    problems.append(_unusable(problem, "corrupt-databases"))
+                    skip(generation.number, problem, "corrupt-databases")
         except StoreError as problem:
             raise Cold("store-unavailable", str(problem)) from problem
-    if problems:
-        raise problems[0]
-    names = ", ".join(key.name for key in keys)
+        if len(unusable) == before:
+            passed(PassedOver(log.key, 0, "no-generation"))
+    if unusable:
+        raise Cold(unusable[0].reason, str(unusable[0]))
+    names = ", ".join(log.key.name for log in logs)
     raise Cold("no-generation", f"nothing has been published yet under {names}")
 
 
-def _unusable(problem: Exception, reason: ColdReason = "corrupt") -> Cold:
-    return Cold(
-        "unsupported-format" if isinstance(problem, UnsupportedFormat) else reason, str(problem)
-    )
+def _reason(problem: Exception, otherwise: ColdReason) -> ColdReason:
+    if isinstance(problem, UnsupportedFormat):
+        return "unsupported-format"
+    return "untrusted" if isinstance(problem, UntrustedHead | KeyMismatch) else otherwise
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,11 @@ _LABELLED = {
     "fetched_objects": ("fetched_objects", "why", "Snapshots and blobs restored, likewise."),
     "checkpoints_skipped": ("checkpoints_skipped", "reason", "Checkpoints that were not taken."),
     "cold_starts": ("cold_starts", "reason", "Starts of the daemon without a cache."),
+    "passed_over": (
+        "passed_over",
+        "reason",
+        "Keys without a generation, and generations, that were not used in the search for one.",
+    ),
     "errors": ("errors", "class", "Errors, by class; also those that were overcome."),
     "left_out": ("left_out", "what", "Snapshots that were not published: too large, or lost."),
     "builds": ("builds", "outcome", "Builds that ended."),

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 
-from buildsvc.errors import BuildsvcError
 from buildsvc.store.contract import Store
 from sidecar import cachestore
 from sidecar.daemon import Lost
 from sidecar.epoch import Epoch
-from sidecar.locate import Cold, Found, Loadable, locate
+from sidecar.locate import Cold, Found, Loadable, PassedOver, locate
 from sidecar.log import get_logger
 from sidecar.patience import Patience
 from sidecar.settings import Settings
 from sidecar.status import Generation, Phase, Status
 from sidecar.timeline import Kind
+from sidecar.trust import Trust
 
 log = get_logger(__name__)
+
+#: Of what was passed over, how much the status tells.
+_TOLD = 3
 
 
 class Restoration:
@@ -27,16 +30,20 @@ class Restoration:
     def __init__(
         self,
         settings: Settings,
-        store: Store | None,
         listener: socket.socket,
         status: Status,
         version: asyncio.Future[str],
+        *,
+        store: Store | None,
+        trust: Trust,
     ) -> None:
         self._settings = settings
         self._store = store
+        self._trust = trust
         self._listener = listener
         self._status = status
         self._version = version
+        self._passed: list[PassedOver] = []
 
     async def into(self, epoch: Epoch) -> str | None:
         """Open the epoch and lay the newest generation into it; why that was not done, if so.
@@ -56,6 +63,8 @@ class Restoration:
             self._announce(found)
             span.end(number=found.generation.number)
         except Cold as cold:
+            if cold.__cause__ is not None:
+                self._status.failed(cold.__cause__)
             self._status.went_cold(cold.reason, str(cold))
             log.warning("starting cold", reason=str(cold))
             span.end("cold", reason=str(cold))
@@ -93,16 +102,21 @@ class Restoration:
         async def fetched(found: Found) -> tuple[Found, Loadable]:
             try:
                 return found, await epoch.fetch(found)
-            except BuildsvcError as problem:
-                self._status.failed(problem)
-                number = found.generation.number
-                log.warning("generation not used", generation=number, reason=str(problem))
-                raise
             except OSError as problem:
-                self._status.failed(problem)
                 raise Cold("no-room", f"the databases cannot be written: {problem}") from problem
 
-        return await locate(self._store, keys.all, fetched)
+        logs = [self._trust.log(self._store, key) for key in keys.all]
+        self._passed.clear()
+        return await locate(logs, fetched, self._pass)
+
+    def _pass(self, over: PassedOver) -> None:
+        self._passed.append(over)
+        self._status.count("passed_over", over.reason)
+        if over.problem is None:
+            log.debug("passed over", key=over.key.name, reason=str(over))
+        else:
+            self._status.failed(over.problem)
+            log.warning("passed over", key=over.key.name, reason=str(over))
 
     async def _patiently(
         self, fetching: Coroutine[object, object, tuple[Found, Loadable]]
@@ -123,7 +137,14 @@ class Restoration:
             found_key=found.key.name,
             number=head.number,
             created_unix=head.created_unix_ns / 1e9,
+            because=_because(self._passed),
         )
         objects = len(found.root.blobs) + sum(s.HasField("tree") for s in found.root.snapshots)
         self._status.restores(generation, objects)
         log.info("restored", key=found.key.name, generation=head.number, objects=objects)
+
+
+def _because(passed: Sequence[PassedOver]) -> str:
+    """Say why it is not the newest generation of the key asked for; empty when it is."""
+    more = f"; and {len(passed) - _TOLD} more" if len(passed) > _TOLD else ""
+    return "; ".join(str(over) for over in passed[:_TOLD]) + more

@@ -36,9 +36,11 @@ async def run(settings: Settings, listener: socket.socket, status: Status) -> in
         # Only now: this takes as long as rootlesskit does to make the namespace.
         from sidecar.lifecycle import Lifecycle
         from sidecar.surface import surface
+        from sidecar.trust import read_trust
 
+        trust = await asyncio.to_thread(read_trust, settings)
         store = await stack.enter_async_context(_store(settings, status))
-        life = Lifecycle(settings, listener, status, beginning, store=store, stop=stop)
+        life = Lifecycle(settings, listener, status, beginning, store=store, trust=trust, stop=stop)
         await stack.enter_async_context(surface(settings, status, life))
         await life.run()
     # Nobody listens any more.

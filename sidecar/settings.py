@@ -34,7 +34,9 @@ from sidecar.values import (
     parse_size,
     parse_store,
     parse_switch,
+    parse_verify_key,
     several,
+    split_verify_key,
 )
 
 
@@ -145,6 +147,21 @@ class Settings:
     )
     trust_domain: str = setting(
         parse_name, "default", "Trust domain that the cache is published to.", "NAME", _CACHE
+    )
+    signing_key: Path | None = setting(
+        parse_path,
+        None,
+        "Private key (Ed25519, PEM) that the heads of published generations are signed with.",
+        "FILE",
+        _CACHE,
+    )
+    verify_key: tuple[str, ...] = setting(
+        several(parse_verify_key),
+        (),
+        "Public key, or directory of them (*.pem), that may sign for a tenant's trust domain. With "
+        "any, only generations signed by one of them are read. May be repeated.",
+        "TENANT/DOMAIN=PATH",
+        _CACHE,
     )
     publish: Literal["always", "on-success", "never"] = setting(
         one_of("always", "on-success", "never"),
@@ -307,6 +324,11 @@ class Settings:
     def tls_client_path(self) -> Path:
         """The directory of the client's certificates, default applied."""
         return self.tls_client_dir or self.root / "tls" / "client"
+
+    @property
+    def verify_keys(self) -> list[tuple[str, str, Path]]:
+        """Tenant, trust domain and path of each verify key."""
+        return [split_verify_key(text) for text in self.verify_key]
 
     def program(self, name: str) -> Path:
         """Return the path of ``buildkitd``, ``runc``, ``rootlesskit`` or another program.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ ColdReason = Literal[
     "unsupported-format",
     "corrupt",
     "corrupt-databases",
+    "untrusted",
     "time-out",
     "no-room",
     "daemon-refused",
@@ -53,12 +54,17 @@ class Advice(StrEnum):
 
 @dataclass(frozen=True)
 class Generation:
-    """The generation that was restored or published. ``asked_key`` differs after a fallback."""
+    """The generation that was restored or published.
+
+    ``asked_key`` differs after a fallback; ``because`` says why something else than the newest
+    generation of that key was restored, empty when nothing else was.
+    """
 
     asked_key: str
     found_key: str
     number: int
     created_unix: float
+    because: str = ""
 
 
 class Status:
@@ -140,7 +146,9 @@ class Status:
 
     def restores(self, generation: Generation, objects: int) -> None:
         """Say which generation is being restored and how many snapshots and blobs it has."""
-        self.restored, self.counts.objects_total = generation, objects
+        because = redacted_text(generation.because)
+        self.restored = replace(generation, because=because)
+        self.counts.objects_total = objects
         self._touch()
 
     def went_cold(self, reason: ColdReason, detail: str) -> None:

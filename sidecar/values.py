@@ -158,6 +158,22 @@ def parse_name(value: object) -> str:
     return text
 
 
+def parse_verify_key(value: object) -> str:
+    """Return TENANT/DOMAIN=PATH, the path made absolute."""
+    scope, _, path = parse_text(value).partition("=")
+    tenant, _, domain = scope.partition("/")
+    if not tenant or not domain or not path or "/" in domain:
+        raise ValueError(f"expected TENANT/DOMAIN=PATH, found {value!r}")
+    return f"{tenant}/{domain}={parse_path(path)}"
+
+
+def split_verify_key(text: str) -> tuple[str, str, Path]:
+    """Return what :func:`parse_verify_key` found: tenant, trust domain and path."""
+    scope, _, path = text.partition("=")
+    tenant, _, domain = scope.partition("/")
+    return tenant, domain, Path(path)
+
+
 def parse_network(value: object) -> str:
     """Return an IP network in its canonical form."""
     return str(ip_network(parse_text(value), strict=False))

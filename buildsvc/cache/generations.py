@@ -4,6 +4,10 @@ Heads are numbered from 1 without gaps, created once, never overwritten and neve
 collector deletes what old ones name, they themselves are small. Whoever creates head n+1 has
 published. A store's LIST may be behind or refused, so it is only where the search begins.
 
+With a signing key heads are signed, with verify keys only signed ones are read
+(``buildsvc.cache.signing``). A chain of parents shows a head that was put in another's place: it
+is checked where both are read. It cannot show that the newest heads are missing.
+
 The life of a generation::
 
     newest = await log.newest()                      # None: nobody published yet
@@ -36,11 +40,13 @@ from buildsvc.errors import (
     StoreError,
     StoreUnavailable,
     UnsupportedFormat,
+    UntrustedHead,
 )
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from buildsvc.cache.signing import SigningKey, VerifyKeys
     from buildsvc.store.contract import Store
 
 FORMAT_VERSION = 1
@@ -70,13 +76,25 @@ class Generation:
 
 
 class GenerationLog:
-    """The heads of one key in one store. Methods raise StoreError besides what they name."""
+    """The heads of one key in one store. Methods raise StoreError besides what they name.
+
+    ``signing`` signs what is published. With ``verify`` heads that are not signed by one of its
+    keys are not read; without it a signature says nothing.
+    """
 
     def __init__(
-        self, store: Store, key: CacheKey, *, now_ns: Callable[[], int] = time.time_ns
+        self,
+        store: Store,
+        key: CacheKey,
+        *,
+        signing: SigningKey | None = None,
+        verify: VerifyKeys | None = None,
+        now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        self.key = key
         self._store = store
-        self._key = key
+        self._signing = signing
+        self._verify = verify
         self._now_ns = now_ns
 
     async def newest_number(self) -> int:
@@ -102,7 +120,8 @@ class GenerationLog:
     async def newest(self) -> Generation | None:
         """The newest generation; None when nothing was published under this key.
 
-        Raises CorruptObject, UnsupportedFormat, KeyMismatch when it cannot be used.
+        Raises CorruptObject, UnsupportedFormat, KeyMismatch, UntrustedHead when it cannot be
+        used.
         """
         number = await self.newest_number()
         return await self.read(number) if number else None
@@ -114,20 +133,25 @@ class GenerationLog:
 
         Ends at the first head, or where one is missing.
         """
+        child: Generation | None = None
         for number in range(await self.newest_number(), 0, -1):
             try:
                 generation = await self.read(number)
+                if child is not None and self._verify is not None:
+                    _check_parent(child, generation)
             except CacheError as error:
                 skipped(number, error)
+                child = None
             except ObjectNotFound:
                 return
             else:
                 yield generation
+                child = generation
 
     async def read(self, number: int) -> Generation:
         """One generation. Raises ObjectNotFound, and CacheError as ``newest`` does."""
-        raw = await self._store.get(self._key.head_name(number))
-        return Generation(_decode_head(raw, self._key, number), raw)
+        raw = await self._store.get(self.key.head_name(number))
+        return Generation(_decode_head(raw, self.key, number, self._verify), raw)
 
     async def read_root(self, generation: Generation) -> cache_pb2.Root:
         """The generation's Root, valid. Raises CorruptObject (also when it is not there),
@@ -152,29 +176,33 @@ class GenerationLog:
         if number is None:
             number = parent.number + 1 if parent else 1
         if number > LAST_NUMBER:
-            raise CorruptObject(f"the log of key {self._key.text} has a head out of range")
+            raise CorruptObject(f"the log of key {self.key.text} has a head out of range")
         root_digest, stored = encode_root(root)
         head = cache_pb2.Head(
             format_version=FORMAT_VERSION,
-            key=self._key.text,
+            key=self.key.text,
             number=number,
             parent=parent.digest if parent else b"",
             root=root_digest,
-            tenant=self._key.tenant,
-            trust_domain=self._key.trust_domain,
+            tenant=self.key.tenant,
+            trust_domain=self.key.trust_domain,
             nonce=os.urandom(NONCE_SIZE),
             created_unix_ns=self._now_ns(),
             buildsvc_version=__version__,
             buildkit_version=root.buildkit_version,
         )
-        generation = Generation(head, head.SerializeToString(deterministic=True))
+        if self._signing is None:
+            raw = head.SerializeToString(deterministic=True)
+        else:
+            raw = self._signing.sign(head)
+        generation = Generation(cache_pb2.Head.FromString(raw), raw)
         await self._store.put(root_name(root_digest), stored)
         await self._create(generation)
         return generation
 
     async def _create(self, generation: Generation) -> None:
         """Creates the head, or finds out who did when the answer is not clear."""
-        name = self._key.head_name(generation.number)
+        name = self.key.head_name(generation.number)
         try:
             await self._store.create(name, generation.raw)
         except ObjectExists:
@@ -195,8 +223,8 @@ class GenerationLog:
         """The newest number that LIST shows, 0 when it shows none or fails."""
         newest = seen = 0
         try:
-            async for found in self._store.list(self._key.heads_prefix):
-                newest = max(newest, self._key.head_number(found.name) or 0)
+            async for found in self._store.list(self.key.heads_prefix):
+                newest = max(newest, self.key.head_number(found.name) or 0)
                 seen += 1
                 if seen >= _LIST_LIMIT:
                     break
@@ -208,13 +236,25 @@ class GenerationLog:
         if number > LAST_NUMBER:
             return False
         try:
-            await self._store.stat(self._key.head_name(number))
+            await self._store.stat(self.key.head_name(number))
         except ObjectNotFound:
             return False
         return True
 
 
-def _decode_head(raw: bytes, key: CacheKey, number: int) -> cache_pb2.Head:
+def _check_parent(child: Generation, parent: Generation) -> None:
+    # Empty: whoever published the child could not read what was there.
+    if child.head.parent and child.head.parent != parent.digest:
+        raise UntrustedHead(
+            f"head {parent.number}: not the one that head {child.number} continues",
+            expected=child.head.parent.hex(),
+            found=parent.digest.hex(),
+        )
+
+
+def _decode_head(
+    raw: bytes, key: CacheKey, number: int, verify: VerifyKeys | None
+) -> cache_pb2.Head:
     if len(raw) > MAX_HEAD:
         raise CorruptObject(f"head {number}: {len(raw)} bytes")
     try:
@@ -229,17 +269,22 @@ def _decode_head(raw: bytes, key: CacheKey, number: int) -> cache_pb2.Head:
             expected=str(FORMAT_VERSION),
             found=f"{head.format_version} (written by buildsvc {head.buildsvc_version[:40]!r})",
         )
+    if verify is not None:
+        verify.check(head, raw, key, number)
     expected = (key.text, key.tenant, key.trust_domain)
     found = (head.key, head.tenant, head.trust_domain)
     if found != expected:
         raise KeyMismatch(
             f"head {number}: made for another key", expected=key.text, found=head.key[:200]
         )
+    if head.number != number:
+        raise KeyMismatch(
+            f"head {number}: made for another place", expected=str(number), found=str(head.number)
+        )
     if (
-        head.number != number
-        or len(head.root) != DIGEST_SIZE
+        len(head.root) != DIGEST_SIZE
         or len(head.nonce) != NONCE_SIZE
         or len(head.parent) not in (0, DIGEST_SIZE)
     ):
-        raise CorruptObject(f"head {number}: its number, root, nonce or parent is none")
+        raise CorruptObject(f"head {number}: its root, nonce or parent is none")
     return head

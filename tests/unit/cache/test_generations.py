@@ -8,11 +8,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.cache.keys import LAST_NUMBER, CacheKey
 from buildsvc.cache.roots import root_name
+from buildsvc.cache.signing import SigningKey, VerifyKeys
 from buildsvc.errors import (
     CacheError,
     CorruptObject,
@@ -21,6 +23,7 @@ from buildsvc.errors import (
     ObjectNotFound,
     StoreUnavailable,
     UnsupportedFormat,
+    UntrustedHead,
 )
 from buildsvc.store.local import LocalStore
 from tests.unit.cache.fakes import MemoryStore, make_root
@@ -183,7 +186,7 @@ BAD_HEADS: list[tuple[str, Callable[[bytes], bytes], type[CacheError]]] = [
     ("key", edited(lambda head: setattr(head, "key", OTHER.text)), KeyMismatch),
     ("tenant", edited(lambda head: setattr(head, "tenant", "x")), KeyMismatch),
     ("domain", edited(lambda head: setattr(head, "trust_domain", "forks")), KeyMismatch),
-    ("number", edited(lambda head: setattr(head, "number", 4)), CorruptObject),
+    ("number", edited(lambda head: setattr(head, "number", 4)), KeyMismatch),
     ("root", edited(lambda head: setattr(head, "root", b"")), CorruptObject),
     ("nonce", edited(lambda head: setattr(head, "nonce", bytes(15))), CorruptObject),
     ("parent", edited(lambda head: setattr(head, "parent", bytes(31))), CorruptObject),
@@ -320,6 +323,123 @@ async def test_the_own_head_is_recognised_after_a_retry(root: cache_pb2.Root) ->
     assert await log.newest() == generation
     with pytest.raises(HeadConflict):
         await log.publish(root, parent=None)
+
+
+# Signed logs
+
+MINE, THEIRS = (SigningKey(Ed25519PrivateKey.generate()) for _ in range(2))
+TRUST = VerifyKeys(
+    {("acme", "protected"): [MINE.verify_key], ("acme", "forks"): [THEIRS.verify_key]}
+)
+FORKS = CacheKey("acme", "forks", "app/main", "linux-amd64", "buildkit-0.33")
+
+
+@pytest.fixture
+def signed(store: MemoryStore) -> GenerationLog:
+    return GenerationLog(store, KEY, signing=MINE, verify=TRUST)
+
+
+async def test_a_signed_log(
+    store: MemoryStore, signed: GenerationLog, root: cache_pb2.Root
+) -> None:
+    generations = await publish_many(signed, root, 3)
+    assert await signed.newest() == generations[-1]
+    assert await walk(signed) == ([3, 2, 1], [])
+    assert {one.head.signing_key_id for one in generations} == {MINE.id}
+    # Who has no verify keys reads it like any other.
+    assert await GenerationLog(store, KEY).newest() == generations[-1]
+
+
+def unsigned(raw: bytes) -> bytes:
+    head = cache_pb2.Head.FromString(raw)
+    head.ClearField("signature")
+    return head.SerializeToString()
+
+
+def resigned(
+    key: SigningKey, change: Callable[[cache_pb2.Head], object] = lambda _: None
+) -> Callable[[bytes], bytes]:
+    def sign(raw: bytes) -> bytes:
+        head = cache_pb2.Head.FromString(raw)
+        change(head)
+        return key.sign(head)
+
+    return sign
+
+
+FORGERIES: dict[str, Callable[[bytes], bytes]] = {
+    "unsigned": unsigned,
+    "changed": edited(lambda head: setattr(head, "root", b"x" * 32)),
+    "signed by a fork": resigned(THEIRS),
+    "signed by a fork as its own": resigned(
+        THEIRS, lambda head: setattr(head, "trust_domain", "forks")
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FORGERIES)
+async def test_a_forged_newest_head(
+    store: MemoryStore, signed: GenerationLog, root: cache_pb2.Root, kind: str
+) -> None:
+    third = (await publish_many(signed, root, 3))[-1]
+    store.objects[KEY.head_name(3)] = FORGERIES[kind](third.raw)
+    assert await walk(signed) == ([2, 1], [(3, UntrustedHead)])
+    with pytest.raises(UntrustedHead, match="head 3: "):
+        await signed.newest()
+
+
+async def test_a_log_that_was_not_signed_from_the_start(
+    log: GenerationLog, signed: GenerationLog, root: cache_pb2.Root
+) -> None:
+    older = (await publish_many(log, root, 2))[-1]
+    first = await signed.publish(root, parent=older)
+    await signed.publish(root, parent=first)
+    assert await walk(signed) == ([4, 3], [(2, UntrustedHead), (1, UntrustedHead)])
+
+
+async def test_a_signed_head_in_another_place(
+    store: MemoryStore, signed: GenerationLog, root: cache_pb2.Root
+) -> None:
+    first, second, _ = await publish_many(signed, root, 3)
+    store.objects[KEY.head_name(4)] = second.raw
+    assert await walk(signed) == ([3, 2, 1], [(4, KeyMismatch)])
+    other = GenerationLog(store, OTHER, signing=MINE, verify=TRUST)
+    store.objects[OTHER.head_name(1)] = first.raw
+    assert await walk(other) == ([], [(1, KeyMismatch)])
+
+
+async def test_a_forks_head_in_a_protected_log(
+    store: MemoryStore, signed: GenerationLog, root: cache_pb2.Root
+) -> None:
+    await publish_many(signed, root, 1)
+    theirs = await GenerationLog(store, FORKS, signing=THEIRS, verify=TRUST).publish(
+        root, parent=None
+    )
+    store.objects[KEY.head_name(2)] = theirs.raw
+    assert await walk(signed) == ([1], [(2, UntrustedHead)])
+
+
+async def test_a_head_that_is_not_the_one_that_was_continued(
+    store: MemoryStore, signed: GenerationLog, root: cache_pb2.Root
+) -> None:
+    """A publisher that lost a race has signed a head too; a store may show that one instead."""
+    first, second, _ = await publish_many(signed, root, 3)
+    other = MemoryStore()
+    lost = await GenerationLog(other, KEY, signing=MINE).publish(root, parent=first)
+    store.objects[KEY.head_name(2)] = lost.raw
+    assert await walk(signed) == ([3, 1], [(2, UntrustedHead)])
+    assert lost.number == second.number
+    # Without keys nothing could be said of either.
+    assert await walk(GenerationLog(store, KEY)) == ([3, 2, 1], [])
+
+
+async def test_a_head_continues_where_its_publisher_could_not_read(
+    store: MemoryStore, signed: GenerationLog, root: cache_pb2.Root
+) -> None:
+    (first,) = await publish_many(signed, root, 1)
+    store.objects[KEY.head_name(2)] = resigned(THEIRS)(first.raw)
+    await signed.publish(root, parent=None, number=3)
+    assert await walk(signed) == ([3, 1], [(2, UntrustedHead)])
 
 
 @pytest.fixture(params=["memory", "local"])

@@ -208,7 +208,7 @@ async def test_no_sidecar(tmp_path: Path) -> None:
 async def test_status_for_people(root: Path, status: Status) -> None:
     status.serves("127.0.0.1:1", tls=True, isolated=False)
     status.serves_http("127.0.0.1:2")
-    status.restores(Generation("feature", "main", 7, 0.0), 3)
+    status.restores(Generation("feature", "main", 7, 0.0, "that is why"), 3)
     status.begin(Kind.FETCH, "x", why="trace").end(bytes=5_000_000)
     status.begin(Kind.BUILD, "r").end("failed", error="exit code: 2")
     out = StringIO()
@@ -218,7 +218,7 @@ async def test_status_for_people(root: Path, status: Status) -> None:
         "tcp://127.0.0.1:1 (mutual TLS)",
         "http://127.0.0.1:2/",
         "main #7",
-        "fallback for feature",
+        "fallback for feature, because that is why",
         "1 of 3 objects, 5.0 MB",
         "1 not needed",
         "1 failed",

@@ -153,6 +153,7 @@ def test_the_endpoint_module_imports_nothing_heavy() -> None:
 def test_the_lifecycle_loads_no_library_before_it_is_needed() -> None:
     loaded = loaded_by(
         "sidecar.lifecycle",
+        "sidecar.trust",
         "sidecar.logs",
         "sidecar.surface",
         "sidecar.run",
@@ -162,7 +163,8 @@ def test_the_lifecycle_loads_no_library_before_it_is_needed() -> None:
     assert {"sidecar.epoch", "grpc"} <= loaded
     # A fresh pod's start waits for the processor. The pages and the display come later, and
     # logging is the standard library's.
-    assert not {"aiohttp", "rich", "pygments", "attr", "structlog", "pydantic"} & loaded
+    heavy = {"aiohttp", "rich", "pygments", "attr", "structlog", "pydantic", "cryptography"}
+    assert not heavy & loaded
 
 
 def test_run_on_a_taken_port_ends_with_ex_unavailable(taken: Address) -> None:

@@ -15,6 +15,7 @@ import pytest_asyncio
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc.cache.generations import GenerationLog
+from buildsvc.cache.signing import VerifyKeys
 from buildsvc.errors import EnvironmentUnfit, UsageError
 from buildsvc.store.contract import Store
 from buildsvc.store.faults import Fail, FaultyStore, Hold, Rule
@@ -29,6 +30,7 @@ from sidecar.rootdir import RootDirectory, locked
 from sidecar.rootlesskit import NamespaceOptions
 from sidecar.settings import Settings
 from sidecar.status import Advice, Phase, Status
+from sidecar.trust import Trust
 from tests.unit.cache.fakes import MemoryStore
 from tests.unit.sidecar.fakeagent import generation
 from tests.unit.sidecar.fakedaemon import FakeDaemon
@@ -48,6 +50,7 @@ class World:
         self.settings = settings
         self.memory = MemoryStore()
         self.store: Store | None = self.memory
+        self.trust = Trust()
         self.status = Status()
         self.stop = asyncio.Event()
         #: The namespaces in the order of their making, and what happens to each at first.
@@ -91,6 +94,7 @@ class World:
             self.status,
             beginning,
             store=self.store,
+            trust=self.trust,
             stop=self.stop,
         )
 
@@ -189,6 +193,29 @@ async def test_a_store_that_has_nothing_to_restore(world: World, reason: str, sp
         assert world.status.restored is None
         # On the root that was there, not on a second one.
         assert len(world.namespaces) == 1
+
+
+async def test_a_generation_that_is_not_signed(world: World) -> None:
+    await world.publish()
+    world.trust = Trust(verify=VerifyKeys({}))
+    async with world.running():
+        await world.ready()
+        assert cold_starts(world) == {"untrusted": 1}
+        assert dict(world.status.counts.family("passed_over")) == {"untrusted": 1}
+        assert dict(world.status.counts.family("errors")) == {"UntrustedHead": 1}
+
+
+async def test_what_was_found_instead_is_in_the_status(world: World) -> None:
+    await world.publish()
+    world.settings = replace(world.settings, cache_key="branch", fallback_keys=("default",))
+    async with world.running():
+        await world.ready()
+        assert world.status.restored is not None
+        assert world.status.restored.asked_key == "branch"
+        assert world.status.restored.found_key == "default"
+        because = "nothing has been published yet under branch"
+        assert world.status.restored.because == because
+        assert dict(world.status.counts.family("passed_over")) == {"no-generation": 1}
 
 
 async def test_without_a_store(world: World) -> None:

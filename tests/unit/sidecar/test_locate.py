@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache import trees
@@ -16,13 +17,14 @@ from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.cache.keys import CacheKey
 from buildsvc.cache.packs import pack_name
 from buildsvc.cache.roots import root_name
+from buildsvc.cache.signing import SigningKey, VerifyKeys
 from buildsvc.errors import CorruptObject, ObjectNotFound, ShortObject, UnsupportedFormat
 from buildsvc.store.contract import Store
 from buildsvc.store.faults import Fail, FaultyStore, Rule
 from buildsvc.store.local import LocalStore
 from sidecar import databases
 from sidecar.download import Downloads, Slots
-from sidecar.locate import Cold, Found, loadable, locate
+from sidecar.locate import Cold, Found, PassedOver, loadable, locate
 from sidecar.paths import EpochPaths
 from tests.unit.cache.fakes import make_root, make_tree
 from tests.unit.sidecar.fakeagent import generation
@@ -67,11 +69,22 @@ async def newer_head(store: Store, at: CacheKey, number: int) -> None:
     await store.create(at.head_name(number), head.SerializeToString())
 
 
-async def first(store: Store, keys: Sequence[CacheKey]) -> Found:
-    async def as_it_is(found: Found) -> Found:
-        return found
+def logs(
+    store: Store, keys: Sequence[CacheKey], verify: VerifyKeys | None = None
+) -> list[GenerationLog]:
+    return [GenerationLog(store, key, verify=verify) for key in keys]
 
-    return await locate(store, keys, as_it_is)
+
+def nothing(over: PassedOver) -> None:
+    raise AssertionError(over)
+
+
+async def as_it_is(found: Found) -> Found:
+    return found
+
+
+async def first(store: Store, keys: Sequence[CacheKey]) -> Found:
+    return await locate(logs(store, keys), as_it_is, lambda _: None)
 
 
 async def test_the_newest_generation_of_the_own_key(store: LocalStore, tmp_path: Path) -> None:
@@ -133,7 +146,7 @@ async def test_a_generation_whose_databases_are_corrupt_is_passed_over(
             raise CorruptObject("a chunk of the databases")
         return found.generation.number
 
-    assert await locate(store, [MINE], use) == 1
+    assert await locate(logs(store, [MINE]), use, lambda _: None) == 1
 
 
 @pytest.mark.parametrize(
@@ -157,7 +170,7 @@ async def test_only_generations_whose_databases_cannot_be_used(
         raise problem
 
     with pytest.raises(Cold, match=r"of them|newer") as cold:
-        await locate(store, [MINE], use)
+        await locate(logs(store, [MINE]), use, lambda _: None)
     assert cold.value.reason == reason
 
 
@@ -173,6 +186,58 @@ async def test_a_store_that_does_not_answer(store: LocalStore, tmp_path: Path) -
     with pytest.raises(Cold) as cold:
         await first(dead, [MINE])
     assert cold.value.reason == "store-unavailable"
+
+
+async def test_what_is_passed_over_is_told_in_order(store: LocalStore, tmp_path: Path) -> None:
+    await publish(store, MAIN, tmp_path / "1")
+    newest = await publish(store, MAIN, tmp_path / "2", b"changed")
+    await store.delete(root_name(newest.head.root))
+    await newer_head(store, MAIN, 3)
+    passed: list[PassedOver] = []
+    found = await locate(logs(store, [MINE, MAIN]), as_it_is, passed.append)
+    assert (found.key, found.generation.number) == (MAIN, 1)
+    assert [(over.key, over.number, over.reason) for over in passed] == [
+        (MINE, 0, "no-generation"),
+        (MAIN, 3, "unsupported-format"),
+        (MAIN, 2, "corrupt"),
+    ]
+    assert str(passed[0]) == "nothing has been published yet under mine"
+    assert str(passed[2]).startswith("generation 2 of main cannot be used: ")
+
+
+async def test_a_fallback_without_a_generation_is_told_too(store: LocalStore) -> None:
+    await newer_head(store, MINE, 1)
+    passed: list[PassedOver] = []
+    with pytest.raises(Cold):
+        await locate(logs(store, [MINE, MAIN]), as_it_is, passed.append)
+    assert [over.reason for over in passed] == ["unsupported-format", "no-generation"]
+
+
+async def test_of_the_newest_generation_there_is_nothing_to_tell(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    await publish(store, MINE, tmp_path / "1")
+    assert (await locate(logs(store, [MINE, MAIN]), as_it_is, nothing)).generation.number == 1
+
+
+async def test_heads_that_are_not_trusted_are_passed_over(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    mine = SigningKey(Ed25519PrivateKey.generate())
+    verify = VerifyKeys({(MINE.tenant, MINE.trust_domain): [mine.verify_key]})
+    root = await asyncio.to_thread(make_root, tmp_path)
+    signed = await GenerationLog(store, MINE, signing=mine).publish(root, parent=None)
+    await GenerationLog(store, MINE).publish(root, parent=signed)
+    await store.create(MINE.head_name(3), signed.raw)
+    passed: list[PassedOver] = []
+    found = await locate(logs(store, [MINE], verify), as_it_is, passed.append)
+    assert found.generation == signed
+    assert [(over.number, over.reason) for over in passed] == [(3, "untrusted"), (2, "untrusted")]
+
+    nobody = VerifyKeys({})
+    with pytest.raises(Cold, match="generation 3 of mine cannot be used: head 3: ") as cold:
+        await locate(logs(store, [MINE], nobody), as_it_is, passed.append)
+    assert cold.value.reason == "untrusted"
 
 
 async def found_in(store: Store, directory: Path) -> Found:

@@ -78,6 +78,8 @@ def test_every_setting_can_be_set_by_every_source(config: Path, tmp_path: Path) 
         "fallback_keys": "main,release",
         "tenant": "t",
         "trust_domain": "d",
+        "signing_key": "/keys/signing.pem",
+        "verify_key": "t/d=/keys/d,t/forks=/keys/forks.pem",
         "publish": "never",
         "restore": "complete",
         "demand_timeout": "35s",
@@ -104,6 +106,10 @@ def test_every_setting_can_be_set_by_every_source(config: Path, tmp_path: Path) 
     by_file = load(config=config)
     assert by_flags == by_environ == by_file
     assert by_flags.fallback_keys == ("main", "release")
+    assert by_flags.verify_keys == [
+        ("t", "d", Path("/keys/d")),
+        ("t", "forks", Path("/keys/forks.pem")),
+    ]
     assert by_flags.deny_cidr == ("10.0.0.0/8", "fd00::/8")
     assert by_flags.max_used_space == 20_000_000_000
     defaults = load()
@@ -242,6 +248,11 @@ def test_plain_tcp_for_everybody_needs_the_explicit_switch() -> None:
         {"staging_limit": "63MiB"},
         {"max_used_space": "20 parsecs"},
         {"deny_cidr": ["10.0.0.0/99"]},
+        {"verify_key": "/keys/d.pem"},
+        {"verify_key": "d=/keys/d.pem"},
+        {"verify_key": "t/d="},
+        {"verify_key": "t/=/keys/d.pem"},
+        {"verify_key": "t/d/e=/keys/d.pem"},
         {"cache_key": "a b"},
         {"cache_key": ""},
         {"nofsync": "perhaps"},
