@@ -46,7 +46,7 @@ def this_platform() -> str:
 
 
 def cache_keys(settings: Settings, buildkit_version: str) -> Keys:
-    """Return the keys of the settings for this platform and daemon.
+    """Return the keys of the settings, whose names are made already, for platform and daemon.
 
     Raises:
         ConfigError: a name cannot be part of a key.
@@ -61,7 +61,7 @@ def cache_keys(settings: Settings, buildkit_version: str) -> Keys:
             buildkit_version=buildkit_version,
         )
 
-    return Keys(key(settings.cache_key), tuple(key(name) for name in settings.fallback_keys))
+    return Keys(key(settings.cache_key), tuple(key(name) for name in settings.fallback_key))
 
 
 def cache_store(settings: Settings, use: StoreUse) -> Store:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -30,6 +31,7 @@ async def run(settings: Settings, listener: socket.socket, status: Status) -> in
         root = await stack.enter_async_context(rootdir.locked(settings.root, stop))
         if settings.store:
             check_address(settings.store)
+            settings = settings.named(os.environ)
         beginning = await begin(settings, root, listener)
         if beginning.namespace is not None:
             stack.push_async_callback(beginning.namespace.close)

@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 from buildsvc.errors import EnvironmentUnfit
 from buildsvc.store.address import shown_address
 from sidecar.endpoint import DEFAULT_LISTEN, Address, parse_address
+from sidecar.keynames import key_names, parse_key_name
 from sidecar.setting import Setting, WrongSettings, setting
 from sidecar.values import (
     between,
@@ -133,10 +134,15 @@ class Settings:
         _CACHE,
     )
     cache_key: str = setting(
-        parse_name, "default", "Name of the cache, such as a branch.", "NAME", _CACHE
+        parse_key_name,
+        "default",
+        "Name of the cache. Placeholders such as {repository}/{branch} are filled from the CI "
+        "system's variables.",
+        "NAME",
+        _CACHE,
     )
-    fallback_keys: tuple[str, ...] = setting(
-        several(parse_name),
+    fallback_key: tuple[str, ...] = setting(
+        several(parse_key_name),
         (),
         "Name to try, in this order, where the cache key has no cache yet. May be repeated.",
         "NAME",
@@ -324,6 +330,14 @@ class Settings:
     def tls_client_path(self) -> Path:
         """The directory of the client's certificates, default applied."""
         return self.tls_client_dir or self.root / "tls" / "client"
+
+    def named(self, variables: Mapping[str, str]) -> Self:
+        """Return the same settings with the names that the templates of keys make.
+
+        Raises ConfigError when a variable is missing.
+        """
+        own, *fallbacks = key_names(self.cache_key, self.fallback_key, variables)
+        return replace(self, cache_key=own, fallback_key=tuple(fallbacks))
 
     @property
     def verify_keys(self) -> list[tuple[str, str, Path]]:

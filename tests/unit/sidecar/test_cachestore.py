@@ -72,9 +72,17 @@ def test_other_daemons_and_tenants_have_other_keys() -> None:
 
 
 def test_the_own_key_comes_before_its_fallbacks() -> None:
-    keys = cache_keys(settings(cache_key="branch", fallback_keys=["main", "old"]), "v0.33.1")
+    keys = cache_keys(settings(cache_key="branch", fallback_key=["main", "old"]), "v0.33.1")
     assert [key.name for key in keys.all] == ["branch", "main", "old"]
     assert {key.platform for key in keys.all} == {this_platform().replace("/", "-")}
+
+
+def test_templates_are_filled_before_keys_are_made() -> None:
+    named = settings(cache_key="{env:APP}/{branch}").named(
+        {"APP": "a/b", "BRANCH_NAME": "feature/x", "CHANGE_TARGET": ""}
+    )
+    assert cache_keys(named, "v0.33.1").own.name == "a%2Fb/feature/x"
+    assert named.origins == settings().origins
 
 
 def test_a_store_of_no_known_kind_is_a_setting_that_is_wrong() -> None:

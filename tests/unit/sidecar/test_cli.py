@@ -53,13 +53,13 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None
 def test_config_prints_settings_that_can_be_read_again(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    flags = ["--grace", "5m", "--fallback-keys", "a", "--fallback-keys", "b", "--nofsync=off"]
+    flags = ["--grace", "5m", "--fallback-key", "a", "--fallback-key", "b", "--nofsync=off"]
     assert cli.main(["config", *flags, "--allow-reachable-endpoint"]) == 0
     text = capsys.readouterr().out
     assert "grace: 300s  # --grace\n" in text
     assert "tenant: default  # default\n" in text
     found = yaml.safe_load(text)
-    assert found["fallback_keys"] == ["a", "b"]
+    assert found["fallback_key"] == ["a", "b"]
     assert (found["nofsync"], found["allow_reachable_endpoint"]) == ("off", "on")
     (tmp_path / "again.yaml").write_text(text)
     assert cli.main(["config", "--config", str(tmp_path / "again.yaml")]) == 0

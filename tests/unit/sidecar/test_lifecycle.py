@@ -207,7 +207,7 @@ async def test_a_generation_that_is_not_signed(world: World) -> None:
 
 async def test_what_was_found_instead_is_in_the_status(world: World) -> None:
     await world.publish()
-    world.settings = replace(world.settings, cache_key="branch", fallback_keys=("default",))
+    world.settings = replace(world.settings, cache_key="branch", fallback_key=("default",))
     async with world.running():
         await world.ready()
         assert world.status.restored is not None

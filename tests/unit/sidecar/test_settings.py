@@ -75,7 +75,7 @@ def test_every_setting_can_be_set_by_every_source(config: Path, tmp_path: Path) 
         "deny_cidr": "10.0.0.0/8,fd00::/8",
         "store": "file:///s",
         "cache_key": "feature/x",
-        "fallback_keys": "main,release",
+        "fallback_key": "main,release",
         "tenant": "t",
         "trust_domain": "d",
         "signing_key": "/keys/signing.pem",
@@ -105,7 +105,8 @@ def test_every_setting_can_be_set_by_every_source(config: Path, tmp_path: Path) 
     config.write_text("".join(f"{name}: {text!r}\n" for name, text in written.items()))
     by_file = load(config=config)
     assert by_flags == by_environ == by_file
-    assert by_flags.fallback_keys == ("main", "release")
+    assert by_flags.fallback_key == ("main", "release")
+    assert by_flags.named({}).cache_key == "feature/x"
     assert by_flags.verify_keys == [
         ("t", "d", Path("/keys/d")),
         ("t", "forks", Path("/keys/forks.pem")),
@@ -119,10 +120,10 @@ def test_every_setting_can_be_set_by_every_source(config: Path, tmp_path: Path) 
 
 
 def test_yaml_switches_and_lists_are_understood(config: Path) -> None:
-    config.write_text("tls: on\nnofsync: no\nhttp_listen: off\nfallback_keys: [a, b]\ngrace:\n")
+    config.write_text("tls: on\nnofsync: no\nhttp_listen: off\nfallback_key: [a, b]\ngrace:\n")
     settings = load(config=config)
     assert (settings.tls, settings.nofsync, settings.http_address) == ("on", False, None)
-    assert settings.fallback_keys == ("a", "b")
+    assert settings.fallback_key == ("a", "b")
     assert settings.grace == 600.0
 
 
@@ -242,7 +243,7 @@ def test_plain_tcp_for_everybody_needs_the_explicit_switch() -> None:
         {"download_concurrency": "9" * 5000},
         {"store": 5},
         {"root": 7},
-        {"fallback_keys": 3},
+        {"fallback_key": 3},
         {"unpack_workers": "1.5"},
         {"publish": "sometimes"},
         {"staging_limit": "63MiB"},
@@ -254,6 +255,8 @@ def test_plain_tcp_for_everybody_needs_the_explicit_switch() -> None:
         {"verify_key": "t/=/keys/d.pem"},
         {"verify_key": "t/d/e=/keys/d.pem"},
         {"cache_key": "a b"},
+        {"cache_key": "{brunch}"},
+        {"fallback_key": ["main", "{repository}{branch}"]},
         {"cache_key": ""},
         {"nofsync": "perhaps"},
         {"listen": "127.0.0.1"},

@@ -1,0 +1,124 @@
+"""What a CI system tells of a build in the variables that it sets.
+
+GitHub Actions: https://docs.github.com/en/actions/reference/workflows-and-actions/variables
+GitLab: https://docs.gitlab.com/ci/variables/predefined_variables/
+Jenkins: https://www.jenkins.io/doc/book/pipeline/multibranch/ and the Git plugin's GIT_URL
+
+A build for a pull or merge request, or of a tag, is not one of a branch, even where the author of
+the request has called the branch ``main``: such a build's ``branch`` is ``pull:12`` or ``tag:v1``,
+which Git allows for no branch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+Variables = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing known of a build: ``kind`` is "", or what tells it from all branches."""
+
+    value: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a fact is found: ``needs`` names the variables for people."""
+
+    needs: str
+    find: Callable[[Variables], Fact | None]
+
+
+@dataclass(frozen=True)
+class System:
+    """One CI system; any of ``marks`` shows that a build is one of its."""
+
+    name: str
+    marks: tuple[str, ...]
+    sources: Mapping[str, Source] = field(default_factory=dict)
+
+    def tells(self, what: str, variables: Variables) -> Fact | None:
+        """Return what it says of a build, None where it says nothing."""
+        source = self.sources.get(what)
+        return source.find(variables) if source else None
+
+
+def _first(*kinds: tuple[str, str]) -> Source:
+    """Return the first variable that is set, each with the kind of thing that it names."""
+
+    def find(variables: Variables) -> Fact | None:
+        found = ((variables.get(name, ""), kind) for name, kind in kinds)
+        return next((Fact(value, kind) for value, kind in found if value), None)
+
+    return Source(" or ".join(name for name, _ in kinds), find)
+
+
+def _github_branch(variables: Variables) -> Fact | None:
+    ref, head = variables.get("GITHUB_REF", ""), variables.get("GITHUB_HEAD_REF", "")
+    kind, _, name = ref.removeprefix("refs/").partition("/")
+    if kind == "pull":
+        return Fact(name.partition("/")[0], "pull")
+    # With the event pull_request_target the ref is the target's, and no number is told.
+    if head or not name or kind not in ("heads", "tags"):
+        return None
+    return Fact(name, "tag" if kind == "tags" else "")
+
+
+def _remote(variables: Variables) -> Fact | None:
+    """Return host and path of the address of a Git repository, without user and password."""
+    found = re.fullmatch(
+        r"(?:[a-z+]+://)?(?:[^@/]*@)?([^/:@]*)(?::\d+(?=/))?[:/]+(.+?)(?:\.git)?/*",
+        variables.get("GIT_URL", ""),
+    )
+    return Fact("/".join(part for part in found.groups() if part)) if found else None
+
+
+SYSTEMS = (
+    System(
+        "GitHub Actions",
+        ("GITHUB_REPOSITORY", "GITHUB_REF"),
+        {
+            "repository": _first(("GITHUB_REPOSITORY", "")),
+            "branch": Source("GITHUB_REF, refs/pull/… in a pull request,", _github_branch),
+            "target_branch": _first(("GITHUB_BASE_REF", "")),
+        },
+    ),
+    System(
+        "GitLab",
+        ("CI_PROJECT_PATH", "CI_COMMIT_REF_NAME", "CI_COMMIT_BRANCH", "CI_MERGE_REQUEST_IID"),
+        {
+            "repository": _first(("CI_PROJECT_PATH", "")),
+            "branch": _first(
+                ("CI_MERGE_REQUEST_IID", "pull"),
+                ("CI_EXTERNAL_PULL_REQUEST_IID", "pull"),
+                ("CI_COMMIT_TAG", "tag"),
+                ("CI_COMMIT_BRANCH", ""),
+            ),
+            "target_branch": _first(
+                ("CI_MERGE_REQUEST_TARGET_BRANCH_NAME", ""),
+                ("CI_EXTERNAL_PULL_REQUEST_TARGET_BRANCH_NAME", ""),
+            ),
+            "default_branch": _first(("CI_DEFAULT_BRANCH", "")),
+        },
+    ),
+    System(
+        "Jenkins",
+        ("GIT_URL", "BRANCH_NAME", "CHANGE_ID", "TAG_NAME"),
+        {
+            "repository": Source("GIT_URL", _remote),
+            "branch": _first(("CHANGE_ID", "pull"), ("TAG_NAME", "tag"), ("BRANCH_NAME", "")),
+            "target_branch": _first(("CHANGE_TARGET", "")),
+        },
+    ),
+)
+"""In the order in which they are looked for."""
+
+
+def system_of(variables: Variables) -> System | None:
+    """Return the first system one of whose variables is set."""
+    return next((one for one in SYSTEMS if any(variables.get(name) for name in one.marks)), None)
