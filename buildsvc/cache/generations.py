@@ -97,21 +97,21 @@ class GenerationLog:
         self._verify = verify
         self._now_ns = now_ns
 
-    async def newest_number(self) -> int:
+    async def newest_number(self, below: int = LAST_NUMBER + 1) -> int:
         """The number of the newest head, 0 when there is none, whether it can be read or not.
 
         Costs a LIST and one failed read when the LIST is up to date, and a number of reads
-        logarithmic in what it lacks when it is not.
+        logarithmic in what it lacks when it is not. Heads from ``below`` on are not looked at.
         """
-        low = await self._listed()
+        low = await self._listed(below)
         step = 1
-        while await self._exists(low + step):
+        while await self._exists(low + step, below):
             low += step
             step *= 2
         high = low + step
         while high - low > 1:
             middle = (low + high) // 2
-            if await self._exists(middle):
+            if await self._exists(middle, below):
                 low = middle
             else:
                 high = middle
@@ -131,10 +131,12 @@ class GenerationLog:
     ) -> AsyncIterator[Generation]:
         """Generations from the newest back; ``skipped`` is told of each that cannot be used.
 
-        Ends at the first head, or where one is missing.
+        Where one is missing, what lies above it was not put there by a publisher: the newest one
+        below is looked for.
         """
         child: Generation | None = None
-        for number in range(await self.newest_number(), 0, -1):
+        number = await self.newest_number()
+        while number:
             try:
                 generation = await self.read(number)
                 if child is not None and self._verify is not None:
@@ -143,10 +145,13 @@ class GenerationLog:
                 skipped(number, error)
                 child = None
             except ObjectNotFound:
-                return
+                child = None
+                number = await self.newest_number(below=number)
+                continue
             else:
                 yield generation
                 child = generation
+            number -= 1
 
     async def read(self, number: int) -> Generation:
         """One generation. Raises ObjectNotFound, and CacheError as ``newest`` does."""
@@ -219,12 +224,13 @@ class GenerationLog:
         if there != generation.raw:
             raise HeadConflict(f"generation {generation.number} was published by somebody else")
 
-    async def _listed(self) -> int:
-        """The newest number that LIST shows, 0 when it shows none or fails."""
+    async def _listed(self, below: int) -> int:
+        """The newest number below that LIST shows, 0 when it shows none or fails."""
         newest = seen = 0
         try:
             async for found in self._store.list(self.key.heads_prefix):
-                newest = max(newest, self.key.head_number(found.name) or 0)
+                number = self.key.head_number(found.name) or 0
+                newest = max(newest, number if number < below else 0)
                 seen += 1
                 if seen >= _LIST_LIMIT:
                     break
@@ -232,8 +238,8 @@ class GenerationLog:
             return newest
         return newest
 
-    async def _exists(self, number: int) -> bool:
-        if number > LAST_NUMBER:
+    async def _exists(self, number: int, below: int) -> bool:
+        if number >= below:
             return False
         try:
             await self._store.stat(self.key.head_name(number))

@@ -246,7 +246,7 @@ async def test_a_planted_last_head(
 ) -> None:
     await publish_many(log, root, 1)
     store.objects[KEY.head_name(LAST_NUMBER)] = b""
-    assert await walk(log) == ([], [(LAST_NUMBER, CorruptObject)])
+    assert await walk(log) == ([1], [(LAST_NUMBER, CorruptObject)])
     with pytest.raises(CorruptObject, match="out of range"):
         await log.publish(root, parent=None, number=await log.newest_number() + 1)
 
@@ -265,14 +265,36 @@ async def test_a_root_that_is_missing_or_damaged(
         await log.read_root(only)
 
 
-async def test_candidates_end_at_a_gap(
+async def test_candidates_go_past_a_gap(
     store: MemoryStore, log: GenerationLog, root: cache_pb2.Root
 ) -> None:
     await publish_many(log, root, 4)
     del store.objects[KEY.head_name(2)]
-    assert await walk(log) == ([4, 3], [])
+    assert await walk(log) == ([4, 3, 1], [])
     with pytest.raises(ObjectNotFound):
         await log.read(2)
+
+
+@pytest.mark.parametrize("shown", [0, 2, None])
+async def test_heads_planted_beyond_the_newest_hide_nothing(
+    store: MemoryStore, log: GenerationLog, root: cache_pb2.Root, shown: int | None
+) -> None:
+    await publish_many(log, root, 5)
+    planted = [8, 9, 700, LAST_NUMBER]
+    for number in planted:
+        store.objects[KEY.head_name(number)] = b""
+    if shown is not None:
+        store.listed = [KEY.head_name(number) for number in (*range(1, shown + 1), *planted)]
+    expected = [(number, CorruptObject) for number in reversed(planted)]
+    assert await walk(log) == ([5, 4, 3, 2, 1], expected)
+
+
+async def test_a_store_that_shows_what_it_does_not_have(
+    store: MemoryStore, log: GenerationLog, root: cache_pb2.Root
+) -> None:
+    await publish_many(log, root, 1)
+    store.listed = [KEY.head_name(number) for number in (1, 5, 6)]
+    assert await walk(log) == ([1], [])
 
 
 async def test_a_lost_answer_is_a_success(
