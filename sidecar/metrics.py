@@ -86,6 +86,9 @@ class StatusCollector(Collector):
         yield _gauge(
             "run_again", "1 when a build should be run again.", status.advice is Advice.RUN_AGAIN
         )
+        if (found := status.restored) is not None:
+            text = "1 when the restored generation is of a fallback key."
+            yield _gauge("restored_fallback", text, found.asked_key != found.found_key)
         for which, generation in (("restored", status.restored), ("published", status.published)):
             if generation is not None:
                 text = f"Number of the {which} generation."

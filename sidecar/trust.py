@@ -57,7 +57,7 @@ def read_trust(settings: Settings) -> Trust:
             f"no reader with these verify keys would take what is published to {domain}",
             expected=f"a --signing-key whose id is {' or '.join(ids)}",
             found=found,
-            advice="name the private key to one of them, add the public key to --verify-key, "
+            advice="sign with the private key of one of them, add the public key to --verify-key, "
             "or say --publish never",
         )
     return Trust(signing, verify)

@@ -190,6 +190,9 @@ def test_metrics_are_there_before_anything_happened(status: Status) -> None:
     assert "restored_generation" not in text
     status.restores(Generation("k", "k", 9, 1_000_000.0), 1)
     assert metric(status, "restored_generation") == 9
+    assert metric(status, "restored_fallback") == 0
+    status.restores(Generation("branch", "main", 9, 1_000_000.0), 1)
+    assert metric(status, "restored_fallback") == 1
     assert metric(status, "restored_generation_age_seconds") == 100.0
 
 
