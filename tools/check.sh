@@ -29,13 +29,23 @@ lint() {
   "$bin/lint-imports" --no-logo --cache-dir "$caches/import-linter"
 }
 
+suite() {
+  say "pytest $*"
+  "$bin/coverage" run --rcfile=pyproject.toml -m pytest "$@"
+}
+
 tests() {
   # An older run's data would be added to this one's.
   rm -rf -- "$caches/coverage"
   mkdir -p "$caches/coverage"
   local status=0
-  say "pytest"
-  "$bin/coverage" run --rcfile=pyproject.toml -m pytest "$@" || status=$?
+  if (($#)); then
+    suite "$@" || status=$?
+  else
+    # Unit tests are alone with their processor; those of the real daemon have the whole machine.
+    suite --numprocesses auto tests/unit || status=$?
+    suite tests/integration || status=$?
+  fi
   "$bin/coverage" combine --quiet
   "$bin/coverage" report --format=total | sed 's/^/coverage in percent: /'
   return "$status"
