@@ -87,10 +87,23 @@ class InvalidName(StoreError):
 class StoreUnavailable(StoreError):
     """The store failed in passing: time-out, connection, 5xx. The one error that is retried.
 
-    Whether a ``put``, ``create`` or ``delete`` took effect is not known after it.
+    Whether a ``put``, ``create`` or ``delete`` took effect is not known after it. ``after`` is
+    for how many seconds the store asks to be left alone; 0 if it does not.
     """
 
     exit_code = 75
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        expected: str = "",
+        found: str = "",
+        advice: str = "",
+        after: float = 0.0,
+    ) -> None:
+        super().__init__(message, expected=expected, found=found, advice=advice)
+        self.after = after
 
 
 class StoreRefused(StoreError):

@@ -126,7 +126,13 @@ class Exchanges:
             if response.status in request.ok:
                 yield answer
             else:
-                error = status_error(request.method, request.name, response.status, response.reason)
+                error = status_error(
+                    request.method,
+                    request.name,
+                    response.status,
+                    response.reason,
+                    response.getheader("Retry-After"),
+                )
             kept = answer.finish()
             if error is not None:
                 raise error

@@ -39,6 +39,7 @@ class RetryPolicy:
     first_wait: float = 0.1
     """Doubles from one attempt to the next."""
     longest_wait: float = 5.0
+    """Without what the store asks for, which is added."""
     jitter: float = 0.1
     """At most this much is added to each wait, at random."""
     deadline: float = 120.0
@@ -58,6 +59,9 @@ class RetryingStore:
     Every operation of the contract but ``create`` is idempotent. A ``create`` whose answer was
     lost may find its own object when it is tried again: that is ``ObjectExists``, and the caller
     reads and compares. ``StoreUnavailable`` from a write leaves open whether it took effect.
+
+    A store that asks to be left alone for a while (``StoreUnavailable.after``) is; the operation
+    fails at once if the deadline comes before.
 
     ``on_retry`` is told operation, number of the failed attempt (from 1) and error before each
     wait. ``sleep`` waits.
@@ -138,12 +142,19 @@ class RetryingStore:
                 last.append(error)
                 self._on_retry(operation, state.attempt_number, error)
 
+        tried_enough = stop_after_attempt(policy.attempts)
+        backoff = wait_exponential_jitter(
+            multiplier=policy.first_wait, max=policy.longest_wait, jitter=policy.jitter
+        )
+
+        def out_of_time(state: RetryCallState) -> bool:
+            return _asked(state) > policy.deadline - (state.seconds_since_start or 0.0)
+
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(StoreUnavailable),
-            stop=stop_after_attempt(policy.attempts),
-            wait=wait_exponential_jitter(
-                multiplier=policy.first_wait, max=policy.longest_wait, jitter=policy.jitter
-            ),
+            stop=lambda state: tried_enough(state) or out_of_time(state),
+            # Added, not the larger of both: all who were sent away would come back at one moment.
+            wait=lambda state: backoff(state) + _asked(state),
             sleep=self._sleep,
             before_sleep=before_sleep,
             reraise=True,
@@ -160,6 +171,12 @@ class RetryingStore:
                 expected=f"an answer within {policy.deadline:g} s",
                 found=str(last[-1]) if last else "none",
             ) from error
+
+
+def _asked(state: RetryCallState) -> float:
+    """For how many seconds the store asked to be left alone."""
+    error = state.outcome.exception() if state.outcome else None
+    return error.after if isinstance(error, StoreUnavailable) else 0.0
 
 
 class _Listing:

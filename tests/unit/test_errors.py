@@ -36,3 +36,10 @@ def test_they_cross_process_boundaries_whole(name: str) -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error)
     assert str(copy) == str(error)
+
+
+def test_how_long_a_store_wants_to_be_left_alone_crosses_too() -> None:
+    error = errors.StoreUnavailable("busy", after=7.5)
+    copy = pickle.loads(pickle.dumps(error))
+    assert isinstance(copy, errors.StoreUnavailable)
+    assert copy.after == 7.5

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import signal
 import sys
+import time
 import tracemalloc
+from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 import pytest
@@ -83,6 +85,36 @@ async def test_statuses_of_reads(status: int, kind: type[StoreError]) -> None:
                 await operation
             assert type(caught.value) is kind
             assert f"HTTP {status}" in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("header", "least", "most"),
+    [
+        ("", 0.0, 0.0),
+        ("0", 0.0, 0.0),
+        ("17", 17.0, 17.0),
+        (formatdate(time.time() + 3600, usegmt=True), 3000.0, 3600.0),
+        (formatdate(time.time() - 3600, usegmt=True), 0.0, 0.0),
+        ("-1", 0.0, 0.0),
+        ("soon", 0.0, 0.0),
+        ("9" * 5000, 1e6, 1e9),
+    ],
+)
+async def test_how_long_the_server_wants_to_be_left_alone(
+    status: int, header: str, least: float, most: float
+) -> None:
+    async with answering(always(status, Retry_After=header)) as store:
+        with pytest.raises(StoreUnavailable) as caught:
+            await store.get("a")
+    assert least <= caught.value.after <= most
+
+
+async def test_a_server_that_does_not_say_how_long_it_wants_to_be_left_alone() -> None:
+    async with answering(always(503)) as store:
+        with pytest.raises(StoreUnavailable) as caught:
+            await store.get("a")
+    assert caught.value.after == 0.0
 
 
 @pytest.mark.parametrize(

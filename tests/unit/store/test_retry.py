@@ -70,6 +70,27 @@ async def test_waits_grow_to_a_limit_and_attempts_end(local: LocalStore) -> None
         assert least <= seconds <= min(least + 0.5, 5.0)
 
 
+async def test_a_store_is_left_alone_for_as_long_as_it_asks(local: LocalStore) -> None:
+    waits = Waits()
+    busy = StoreUnavailable("busy", after=30.0)
+    faulty = FaultyStore(local, [Rule("put", "*", call, Fail(busy)) for call in (1, 2)])
+    await RetryingStore(faulty, RetryPolicy(jitter=0.5), sleep=waits).put("a", b"data")
+    assert await local.get("a") == b"data"
+    assert len(waits.seconds) == 2
+    # Not all who were sent away at one moment come back at one.
+    assert all(30.0 < seconds <= 31.0 for seconds in waits.seconds)
+
+
+async def test_a_store_that_asks_for_more_than_the_time_left_is_not_waited_for(
+    local: LocalStore,
+) -> None:
+    waits = Waits()
+    faulty = FaultyStore(local, [Rule("get", "*", 0, Fail(StoreUnavailable("busy", after=121.0)))])
+    with pytest.raises(StoreUnavailable, match="busy"):
+        await RetryingStore(faulty, RetryPolicy(deadline=120.0), sleep=waits).get("a")
+    assert waits.seconds == []
+
+
 @pytest.mark.parametrize("kind", [ObjectNotFound, ObjectExists, ShortObject, StoreRefused])
 async def test_other_errors_pass_at_once(local: LocalStore, kind: type[Exception]) -> None:
     faulty = FaultyStore(local, [Rule("*", "*", 0, Fail(kind("scripted")))])
