@@ -8,18 +8,16 @@ as JSON ``{"objects": [{"name", "size", "modified"}, …], "more": bool}``, asce
 from __future__ import annotations
 
 import asyncio
-import re
-from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlencode
 
-from buildsvc.errors import StoreRefused, StoreUnavailable
+from buildsvc.errors import StoreUnavailable
 from buildsvc.store.contract import MAX_GET, ObjectStat
-from buildsvc.store.copying import write_at
+from buildsvc.store.httpbody import copy_part, read_all, read_part, stat_of
 from buildsvc.store.httpconnection import Call, Origin
 from buildsvc.store.httpexchange import Answer, Exchanges, Request
-from buildsvc.store.httplist import not_an_object_server, parse_page
+from buildsvc.store.httplist import parse_page
 from buildsvc.store.names import check_name, check_prefix
 from buildsvc.store.ranges import check_range, short_object
 from buildsvc.store.threads import Threads
@@ -39,9 +37,6 @@ _PART = frozenset({206})
 _WRITTEN = frozenset({200, 201, 204})
 _DELETED = frozenset({200, 202, 204, 404})
 _NONE: Mapping[str, str] = MappingProxyType({})
-# No more digits than Python converts, and than any object has.
-_LENGTH = re.compile(r"[0-9]{1,18}")
-_CONTENT_RANGE = re.compile(rf"bytes ({_LENGTH.pattern})-({_LENGTH.pattern})/(?:[0-9]+|\*)")
 
 
 class HttpStore:
@@ -70,7 +65,7 @@ class HttpStore:
     async def get(self, name: str) -> bytes:
         """See ``Store.get``."""
         request = Request("GET", check_name(name), _OK)
-        return await self._ask(request, lambda answer: _read_all(answer, name, MAX_GET))
+        return await self._ask(request, lambda answer: read_all(answer, name, MAX_GET))
 
     async def get_range(self, name: str, start: int, length: int) -> bytes:
         """See ``Store.get_range``."""
@@ -80,10 +75,7 @@ class HttpStore:
             return b""
 
         def read(answer: Answer) -> bytes:
-            _check_part(answer, name, start, length)
-            data = bytearray(length)
-            _check_length(answer, name, length, answer.readinto(memoryview(data)))
-            return bytes(data)
+            return read_part(answer, name, start, length)
 
         return await self._ask(_range_request(name, start, length), read)
 
@@ -98,17 +90,7 @@ class HttpStore:
 
         def copy(target: int, stop: threading.Event) -> int:
             with self._exchanges.ask(request, call) as answer:
-                _check_part(answer, name, start, length)
-                done = 0
-                while done < length:
-                    count = answer.readinto(answer.buffer[: length - done])
-                    # Bytes that the kernel has are read even after the connection's end.
-                    if count == 0 or stop.is_set():
-                        break
-                    write_at(target, answer.buffer[:count], at + done)
-                    done += count
-                _check_length(answer, name, length, done)
-                return done
+                return copy_part(answer, name, start, length, target=target, at=at, stop=stop)
 
         return await self._finished(request.what, call, self._threads.borrow(fd, copy))
 
@@ -138,11 +120,7 @@ class HttpStore:
         """See ``Store.stat``."""
 
         def read(answer: Answer) -> ObjectStat:
-            size = answer.header("Content-Length") or ""
-            if not _LENGTH.fullmatch(size):
-                found = repr(size[:80])
-                raise not_an_object_server(name, "a HEAD answer with Content-Length", found)
-            return ObjectStat(name, int(size), _modified(answer.header("Last-Modified")))
+            return stat_of(answer, name)
 
         return await self._ask(Request("HEAD", check_name(name), _OK), read)
 
@@ -170,7 +148,7 @@ class HttpStore:
         query = "?" + urlencode({"prefix": prefix, "after": after})
 
         def read(answer: Answer) -> tuple[tuple[ObjectStat, ...], bool]:
-            return parse_page(_read_all(answer, "", _MAX_LIST_ANSWER), prefix, after)
+            return parse_page(read_all(answer, "", _MAX_LIST_ANSWER), prefix, after)
 
         return await self._ask(Request("GET", "", _OK, query=query), read)
 
@@ -213,49 +191,3 @@ def _put_request(name: str, body: Upload, headers: Mapping[str, str] = _NONE) ->
 
 def _nothing(_: Answer) -> None:
     return None
-
-
-def _read_all(answer: Answer, name: str, limit: int) -> bytes:
-    if not answer.delimited:
-        raise StoreUnavailable(
-            f"{name or 'the list of objects'} may have arrived cut off",
-            expected="an answer with Content-Length, or in chunks",
-            found="one that ends with the connection",
-        )
-    parts = []
-    size = 0
-    while count := answer.readinto(answer.buffer):
-        size += count
-        if size > limit:
-            raise StoreRefused(
-                f"{name or 'the list of objects'} is too large to be read at once",
-                expected=f"at most {limit} bytes",
-                advice="remove the object if buildsvc did not write it",
-            )
-        parts.append(bytes(answer.buffer[:count]))
-    return b"".join(parts)
-
-
-def _check_part(answer: Answer, name: str, start: int, length: int) -> None:
-    content_range = answer.header("Content-Range") or ""
-    match = _CONTENT_RANGE.fullmatch(content_range)
-    if match is None or int(match[1]) != start or int(match[2]) >= start + length:
-        raise not_an_object_server(name, f"{length} bytes from {start}", repr(content_range[:80]))
-    if int(match[2]) < start + length - 1:
-        raise short_object(name, start, length, int(match[2]) + 1)
-
-
-def _check_length(answer: Answer, name: str, length: int, done: int) -> None:
-    if done < length:
-        raise StoreUnavailable(f"{name} arrived cut off", found=f"{length - done} bytes less")
-    if answer.readinto(answer.buffer[:1]):
-        raise not_an_object_server(name, f"{length} bytes", "more")
-
-
-def _modified(date: str | None) -> float | None:
-    if date is None:
-        return None
-    try:
-        return parsedate_to_datetime(date).timestamp()
-    except (ValueError, OverflowError):
-        return None
