@@ -8,7 +8,9 @@ from urllib.parse import SplitResult, urlsplit
 from buildsvc.errors import ConfigError
 
 _MASK = "***"
-_KINDS = "file:///directory, a path, or http(s)://host[:port][/base]"
+_KINDS = (
+    "file:///directory, a path, http(s)://host[:port][/base], or oss://bucket[/prefix]?region=…"
+)
 
 # The user information reaches to the last @, because who writes a password does not always
 # encode it. What is left must be a host and a port, or it is the beginning of a password.
@@ -75,6 +77,10 @@ def check_address(address: str) -> SplitResult:
                 expected="http://host[:port][/base]",
                 found=shown_address(address),
             )
+    elif parts.scheme == "oss":
+        from buildsvc.store.ossaddress import parse_oss_address
+
+        parse_oss_address(address)
     else:
         raise ConfigError("no such kind of store", expected=_KINDS, found=shown_address(address))
     return parts

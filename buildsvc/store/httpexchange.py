@@ -8,7 +8,7 @@ from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from buildsvc.errors import StoreUnavailable
 from buildsvc.store.httpconnection import Connection, Dialer, Origin
@@ -35,7 +35,11 @@ _BROKEN = (OSError, HTTPException, ValueError)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked. ``query`` is encoded already."""
+    """What is asked. ``query`` is encoded already.
+
+    An answer whose status is not in ``ok`` is raised as an error, or, with ``reads_errors``, the
+    caller's to read.
+    """
 
     method: str
     name: str
@@ -43,6 +47,7 @@ class Request:
     query: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Upload | None = None
+    reads_errors: bool = False
 
     @property
     def what(self) -> str:
@@ -63,6 +68,17 @@ class Answer:
     def delimited(self) -> bool:
         """Whether the head says how the body ends. If not, one that is cut off looks whole."""
         return self._response.length is not None or bool(self._response.chunked)
+
+    @property
+    def status(self) -> int:
+        """The status of HTTP."""
+        return self._response.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers; their names are found in any case."""
+        # It has all that a Mapping has but the name.
+        return cast("Mapping[str, str]", self._response.headers)
 
     def header(self, name: str) -> str | None:
         """The header's value; None if there is none."""
@@ -123,7 +139,7 @@ class Exchanges:
         try:
             answer = Answer(response, connection.buffer, self._origin.address, what)
             error: StoreError | None = None
-            if response.status in request.ok:
+            if response.status in request.ok or request.reads_errors:
                 yield answer
             else:
                 error = status_error(
@@ -190,7 +206,8 @@ class Exchanges:
             for name, value in request.headers.items():
                 http.putheader(name, value)
             if request.body is not None:
-                http.putheader("Content-Type", "application/octet-stream")
+                if "Content-Type" not in request.headers:
+                    http.putheader("Content-Type", "application/octet-stream")
                 http.putheader("Content-Length", str(request.body.size))
             http.endheaders()
         except _BROKEN as error:

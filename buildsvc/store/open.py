@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -17,20 +18,29 @@ if TYPE_CHECKING:
 def open_store(
     address: str, timeouts: HttpTimeouts = DEFAULT_TIMEOUTS, connections: int = 16
 ) -> Store:
-    """The bare store at ``file:///directory``, a plain path, or ``http(s)://host[:port][/base]``.
+    """The bare store at ``file:///directory``, a plain path, ``http(s)://…`` or ``oss://…``.
 
     ``connections`` bounds what is asked of a server at one time.
     Touches neither disk nor network; the first operation does. Wrappers are the caller's choice.
 
     Raises:
-        ConfigError: the address is of no known kind.
+        ConfigError: the address is of no known kind, or there are no credentials for it.
     """
     parts = check_address(address)
     if "://" not in address:
         return LocalStore(Path(address).absolute())
     if parts.scheme == "file":
         return LocalStore(Path(unquote(parts.path)))
-    # A pod with another store does not wait for an HTTP client to be imported.
+    # A pod with another store does not wait for these to be imported.
+    if parts.scheme == "oss":
+        from buildsvc.store.oss import OssStore
+        from buildsvc.store.ossaddress import parse_oss_address
+        from buildsvc.store.osscredentials import credential_source
+        from buildsvc.store.ossrenewal import RenewedCredentials
+
+        bucket = parse_oss_address(address)
+        credentials = RenewedCredentials(credential_source(bucket, os.environ))
+        return OssStore(bucket, credentials, timeouts, connections)
     from buildsvc.store.http import HttpStore
 
     return HttpStore(address, timeouts, connections)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ from buildsvc.errors import ConfigError
 from buildsvc.store.http import HttpStore
 from buildsvc.store.local import LocalStore
 from buildsvc.store.open import open_store
+from buildsvc.store.oss import OssStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +54,18 @@ def test_a_server(address: str) -> None:
 def test_what_is_no_store(address: str) -> None:
     with pytest.raises(ConfigError, match="expected: "):
         open_store(address)
+
+
+def test_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("OSS_", "ALIBABA_CLOUD_")):
+            monkeypatch.delenv(name)
+    address = "oss://bucket/ci?region=cn-hangzhou&internal=true"
+    with pytest.raises(ConfigError, match="no credentials"):
+        open_store(address)
+    monkeypatch.setenv("OSS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", "secret")
+    assert isinstance(open_store(address), OssStore)
 
 
 def test_credentials_are_refused_and_not_repeated() -> None:
