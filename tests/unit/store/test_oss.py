@@ -246,6 +246,28 @@ async def test_a_lost_answer_shows_the_writer_its_own_object(
     assert await store.get("head") == b"my nonce"
 
 
+async def test_one_of_many_publishers_wins_on_a_bad_network(
+    server: OssServer, store: OssStore
+) -> None:
+    retrying = RetryingStore(store, sleep=no_wait)
+
+    async def publish(head: str, nonce: bytes) -> bytes | None:
+        try:
+            await retrying.create(head, nonce)
+        except ObjectExists:
+            return nonce if await retrying.get(head) == nonce else None
+        return nonce
+
+    for number in range(10):
+        head = f"heads/{number:020}"
+        server.script.add("PUT", LoseAnswer(), Reset(), Say(503, "Busy"), Flip(), LoseAnswer())
+        server.script.add("GET", Reset(), Flip(), Cut(3))
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(publish(head, b"nonce %d" % who)) for who in range(16)]
+        winners = [task.result() for task in tasks if task.result() is not None]
+        assert winners == [server.bucket.objects[f"ci/cache/{head}"].data]
+
+
 async def test_a_put_outlives_lost_answers_and_resets(
     server: OssServer, store: OssStore, tmp_path: Path
 ) -> None:
