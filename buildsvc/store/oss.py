@@ -17,6 +17,7 @@ from buildsvc.errors import StoreRefused, StoreUnavailable
 from buildsvc.store.contract import MAX_GET, ObjectStat
 from buildsvc.store.crc64 import CheckedUpload, crc_of
 from buildsvc.store.httpbody import copy_part, read_all, read_part, stat_of
+from buildsvc.store.httplist import not_an_object_server
 from buildsvc.store.names import check_name, check_prefix, is_name
 from buildsvc.store.ossbucket import OssBucket
 from buildsvc.store.osserrors import versioned
@@ -140,11 +141,18 @@ class OssStore:
         """See ``Store.list``; keys that are no names are not ours, and left out."""
         keys = self._address.key(check_prefix(prefix))
         begin: str | None = ""
+        last = ""
         while begin is not None:
             page = await self._bucket.ask("GET", "", _page(keys, begin))
             for entry in page.entries:
+                # Or a listing might never end.
+                if entry.name <= last or not entry.name.startswith(keys):
+                    raise not_an_object_server(
+                        "", f"keys after {last!r} that begin with {keys!r}", repr(entry.name)[:200]
+                    )
+                last = entry.name
                 name = self._address.name(entry.name)
-                if entry.name.startswith(keys) and is_name(name):
+                if is_name(name):
                     yield ObjectStat(name, entry.size, entry.modified)
             begin = page.next or None
 

@@ -90,7 +90,12 @@ class OssRequests:
             ObjectStat(entry.key, entry.size, float(entry.last_modified))
             for entry in found.object_list
         )
-        return Page(entries, (found.next_continuation_token or "") if found.is_truncated else "")
+        if not found.is_truncated:
+            return Page(entries, "")
+        # A part with nothing in it is not excluded by the documentation, one without an end is.
+        if found.next_continuation_token in {"", None, begin}:
+            raise _not_oss("a part of a list that does not say what comes next")
+        return Page(entries, found.next_continuation_token)
 
     def versioning(self) -> str:
         """GetBucketVersioning: ``Enabled``, ``Suspended``, or empty if it never was."""

@@ -389,10 +389,42 @@ async def test_what_does_not_say_that_there_is_no_versioning(document: str, foun
             await store.get("a")
 
 
-async def test_what_is_no_list() -> None:
-    async with answering("<VersioningConfiguration/>", b"<html/>") as store:
-        with pytest.raises(StoreRefused, match="not that of OSS"):
-            await anext(aiter(store.list("")))
+def listing(*keys: str, token: str = "") -> bytes:
+    entries = "".join(
+        f"<Contents><Key>{key}</Key><LastModified>2026-11-21T00:00:00.000Z</LastModified>"
+        "<ETag>1</ETag><Type>Normal</Type><Size>1</Size><StorageClass>Standard</StorageClass>"
+        "</Contents>"
+        for key in keys
+    )
+    more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>"
+    end = more if token else "<IsTruncated>false</IsTruncated>"
+    return f"<ListBucketResult>{end}{entries}</ListBucketResult>".encode()
+
+
+async def test_a_list() -> None:
+    async with answering(
+        "<VersioningConfiguration/>", listing("ci/cache/a", "ci/cache/b")
+    ) as store:
+        assert [stat.name async for stat in store.list("")] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"<html/>",
+        b"",
+        listing("ci/cache/b", "ci/cache/a"),
+        listing("ci/other/a"),
+        # The same part again and again.
+        listing("ci/cache/a", token="next"),
+        listing(token="next"),
+        listing("ci/cache/a", token=" ").replace(b"> </Next", b"></Next"),
+    ],
+)
+async def test_what_is_no_list(document: bytes) -> None:
+    async with answering("<VersioningConfiguration/>", document) as store:
+        with pytest.raises(StoreRefused, match="not that of"):
+            assert [stat.name async for stat in store.list("")] == []
 
 
 @pytest.mark.parametrize(
