@@ -17,7 +17,7 @@ PYTEST_ARGS ?=
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-setup: system tools venv proto images ## prepare the machine: 8 minutes the first time, then 1 second
+setup: system tools venv proto images ## prepare the machine: 12 minutes the first time, then 1 second
 
 system:
 	@tools/setup-system.sh

@@ -43,7 +43,7 @@ mkdir -p "$BUILDSVC_TOOLS/bin"
 exec 9>"$BUILDSVC_TOOLS/bin/.lock"
 flock 9
 if [[ ! -d $target ]]; then
-  say "with an empty cache this takes about five minutes on two cores"
+  say "with an empty cache this takes about ten minutes on two cores"
   part=$(mktemp -d "$BUILDSVC_TOOLS/bin/.part.XXXXXX")
   trap 'rm -rf -- "$part"' EXIT
   build "$part"

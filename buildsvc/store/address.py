@@ -6,10 +6,12 @@ import re
 from urllib.parse import SplitResult, urlsplit
 
 from buildsvc.errors import ConfigError
+from buildsvc.store.s3address import S3_ADDRESS, s3_address
 
 _MASK = "***"
 _KINDS = (
-    "file:///directory, a path, http(s)://host[:port][/base], or oss://bucket[/prefix]?region=…"
+    "file:///directory, a path, http(s)://host[:port][/base], oss://bucket[/prefix]?region=…, or "
+    f"{S3_ADDRESS}"
 )
 
 # The user information reaches to the last @, because who writes a password does not always
@@ -81,6 +83,8 @@ def check_address(address: str) -> SplitResult:
         from buildsvc.store.ossaddress import parse_oss_address
 
         parse_oss_address(address)
+    elif parts.scheme == "s3":
+        s3_address(parts)
     else:
         raise ConfigError("no such kind of store", expected=_KINDS, found=shown_address(address))
     return parts

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from buildsvc.store.address import check_address
 from buildsvc.store.local import LocalStore
+from buildsvc.store.s3address import s3_address
 from buildsvc.store.timeouts import DEFAULT_TIMEOUTS, HttpTimeouts
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 def open_store(
     address: str, timeouts: HttpTimeouts = DEFAULT_TIMEOUTS, connections: int = 16
 ) -> Store:
-    """The bare store at ``file:///directory``, a plain path, ``http(s)://…`` or ``oss://…``.
+    """The bare store at ``file:///directory``, a plain path, ``http(s)://…``, ``oss://…`` or
+    ``s3://…``.
 
     ``connections`` bounds what is asked of a server at one time.
     Touches neither disk nor network; the first operation does. Wrappers are the caller's choice.
@@ -41,6 +43,10 @@ def open_store(
         bucket = parse_oss_address(address)
         credentials = RenewedCredentials(credential_source(bucket, os.environ))
         return OssStore(bucket, credentials, timeouts, connections)
+    if parts.scheme == "s3":
+        from buildsvc.store.s3 import S3Store
+
+        return S3Store(s3_address(parts), timeouts, connections)
     from buildsvc.store.http import HttpStore
 
     return HttpStore(address, timeouts, connections)

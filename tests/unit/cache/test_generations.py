@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from buildsvc.errors import (
     UntrustedHead,
 )
 from buildsvc.store.local import LocalStore
+from buildsvc.store.open import open_store
 from tests.unit.cache.fakes import MemoryStore, make_root
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from buildsvc.store.contract import Store
+    from tests.minio import Minio
 
 KEY = CacheKey("acme", "protected", "app/main", "linux-amd64", "buildkit-0.33")
 OTHER = CacheKey("acme", "protected", "app/other", "linux-amd64", "buildkit-0.33")
@@ -464,9 +467,16 @@ async def test_a_head_continues_where_its_publisher_could_not_read(
     assert await walk(signed) == ([3, 1], [(2, UntrustedHead)])
 
 
-@pytest.fixture(params=["memory", "local"])
-async def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    made: Store = MemoryStore() if request.param == "memory" else LocalStore(tmp_path / "store")
+@pytest.fixture(params=["memory", "local", "s3"])
+async def any_store(
+    request: pytest.FixtureRequest, tmp_path: Path, minio: Minio
+) -> AsyncIterator[Store]:
+    stores: dict[str, Callable[[], Store]] = {
+        "memory": MemoryStore,
+        "local": lambda: LocalStore(tmp_path / "store"),
+        "s3": lambda: open_store(minio.address(f"generations/{uuid.uuid4()}")),
+    }
+    made = stores[request.param]()
     yield made
     await made.close()
 

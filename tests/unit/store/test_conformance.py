@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,7 @@ from buildsvc.store.http import HttpStore
 from buildsvc.store.limit import LimitedStore
 from buildsvc.store.local import LocalStore
 from buildsvc.store.meter import MeteredStore, StoreUse
+from buildsvc.store.open import open_store
 from buildsvc.store.retry import RetryingStore
 from buildsvc.store.testing import StoreSuite
 from perf.objectserver import ObjectServer
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from buildsvc.store.contract import Store
+    from tests.minio import Minio
 
 
 class TestLocalStore(StoreSuite):
@@ -47,6 +50,14 @@ class TestHttpStore(StoreSuite):
             store = HttpStore(address)
             yield store
             await store.close()
+
+
+class TestS3Store(StoreSuite):
+    @pytest.fixture
+    async def store(self, minio: Minio) -> AsyncIterator[Store]:
+        store = open_store(minio.address(f"conformance/{uuid.uuid4()}"))
+        yield store
+        await store.close()
 
 
 class TestRetryingStore(StoreSuite):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +14,7 @@ from buildsvc.store.http import HttpStore
 from buildsvc.store.local import LocalStore
 from buildsvc.store.open import open_store
 from buildsvc.store.oss import OssStore
+from buildsvc.store.s3 import S3Store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +47,20 @@ def test_percent_encoding_in_a_file_address() -> None:
 @pytest.mark.parametrize("address", ["http://localhost:1/base/", "https://store.example"])
 def test_a_server(address: str) -> None:
     assert isinstance(open_store(address), HttpStore)
+
+
+@pytest.mark.parametrize("address", ["s3://bucket", "s3://bucket/a?endpoint=http://localhost:1"])
+def test_an_s3_bucket(address: str) -> None:
+    assert isinstance(open_store(address), S3Store)
+
+
+def test_a_store_imports_no_other_stores_client() -> None:
+    code = (
+        "import sys; from buildsvc.store.open import open_store; open_store('/a');"
+        "print(*sorted({'obstore', 'oss2', 'http.client'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize(

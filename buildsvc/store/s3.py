@@ -1,0 +1,266 @@
+"""The store in a bucket of an S3-compatible server.
+
+The client is obstore, whose work is done in threads of its own without the interpreter's lock. The
+operations are those of https://docs.aws.amazon.com/AmazonS3/latest/API/ with ``If-None-Match: *``
+to create: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+import obstore
+
+from buildsvc.errors import ObjectExists, ObjectNotFound, StoreError, StoreRefused, StoreUnavailable
+from buildsvc.store.contract import MAX_GET, ObjectStat
+from buildsvc.store.copying import write_at
+from buildsvc.store.names import check_name, check_prefix, is_name
+from buildsvc.store.ranges import check_range, short_object
+from buildsvc.store.s3calls import answer, checked, listing, next_of, part
+from buildsvc.store.s3client import make_client
+from buildsvc.store.s3files import PART, WHOLE, FileParts, read_whole
+from buildsvc.store.threads import Threads
+from buildsvc.store.timeouts import DEFAULT_TIMEOUTS, HttpTimeouts
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from pathlib import Path
+
+    from obstore import ListStream, ObjectMeta
+    from obstore.store import S3Store as Client
+
+    from buildsvc.store.s3address import S3Address
+
+# Bytes that are copied at a time: few enough for bounded memory, many for few wake-ups.
+_PIECE = 1 << 20
+# Files in memory at a time, each of at most WHOLE bytes.
+_FILES = 2
+# Bytes a second below which a write counts as standing still: its progress cannot be seen.
+_SLOWEST = 128 << 10
+
+
+class S3Store:
+    """``Store`` at ``address``, with what ``environ`` says beside it; connects when it is used.
+
+    ``connections`` bounds the requests at one time. Every body that is sent carries its SHA-256.
+    """
+
+    def __init__(
+        self,
+        address: S3Address,
+        timeouts: HttpTimeouts = DEFAULT_TIMEOUTS,
+        connections: int = 16,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        self._address = address
+        self._timeouts = timeouts
+        self._environ = environ
+        self._slots = asyncio.Semaphore(connections)
+        self._files = asyncio.Semaphore(_FILES)
+        self._threads = Threads(4, "s3-store")
+        self._making = asyncio.Lock()
+        self._clients: dict[bool, Client] = {}
+        self._exclusive = False
+
+    async def get(self, name: str) -> bytes:
+        """See ``Store.get``."""
+        key = self._key(name)
+        client = await self._client(reads=True)
+        async with self._slots:
+            result = await answer("GET", name, obstore.get_async(client, key))
+            if result.meta["size"] > MAX_GET:
+                raise StoreRefused(
+                    f"{name} is too large to be read at once",
+                    expected=f"at most {MAX_GET} bytes",
+                    found=f"{result.meta['size']} bytes",
+                    advice="remove the object if buildsvc did not write it",
+                )
+            return bytes(await answer("GET", name, result.bytes_async()))
+
+    async def get_range(self, name: str, start: int, length: int) -> bytes:
+        """See ``Store.get_range``."""
+        key = self._key(name)
+        check_range(start, length)
+        if length == 0:
+            await self._check_empty_range(name, start)
+            return b""
+        client = await self._client(reads=True)
+        async with self._slots:
+            result = await part(client, key, name, start, length)
+            data = bytes(await answer("GET", name, result.bytes_async()))
+        checked(name, length, len(data))
+        return data
+
+    async def get_range_to(self, name: str, start: int, length: int, fd: int, at: int = 0) -> int:
+        """See ``Store.get_range_to``."""
+        key = self._key(name)
+        check_range(start, length)
+        if length == 0:
+            await self._check_empty_range(name, start)
+            return 0
+        client = await self._client(reads=True)
+        done = 0
+        async with self._slots:
+            result = await part(client, key, name, start, length)
+            stream = result.stream(min_chunk_size=_PIECE)
+            while (piece := await next_of("GET", name, stream)) is not None:
+                view = memoryview(piece)
+                if done + len(view) <= length:
+                    await self._threads.borrow(fd, partial(_copy, view, at + done))
+                done += len(view)
+        return checked(name, length, done)
+
+    async def put(self, name: str, data: bytes) -> None:
+        """See ``Store.put``."""
+        await self._write(name, data, "overwrite")
+
+    async def put_file(self, name: str, path: Path) -> None:
+        """See ``Store.put_file``.
+
+        Up to ``WHOLE`` bytes are one request; more are sent in parts, which become an object with
+        the last of them. What a dead process leaves of them is for a rule of the bucket to remove.
+        """
+        key = self._key(name)
+        async with self._files:
+            size = (await self._threads.run(path.stat)).st_size
+            if size <= WHOLE:
+                data = await self._threads.run(read_whole, path, size)
+                return await self._write(name, data, "overwrite")
+            client = await self._client(reads=False)
+            with await self._threads.run(path.open, "rb", buffering=0) as file:
+                parts = FileParts(self._threads, file.fileno(), size)
+                async with self._slots:
+                    asked = obstore.put_async(
+                        client, key, parts, chunk_size=PART, max_concurrency=2
+                    )
+                    await answer("PUT", name, asked)
+            return None
+
+    async def create(self, name: str, data: bytes) -> None:
+        """See ``Store.create``.
+
+        A server that does not know ``If-None-Match`` may overwrite without a word, so the first
+        object of this process is created twice: the second time must fail.
+
+        Raises:
+            StoreRefused: the server overwrites what is there.
+        """
+        await self._write(name, data, "create")
+        if self._exclusive:
+            return
+        try:
+            await self._write(name, data, "create")
+        except ObjectExists:
+            self._exclusive = True
+        except StoreError:
+            # The object is there; that the server can be relied on remains to be seen.
+            return
+        else:
+            raise StoreRefused(
+                f"the store overwrote {name} although it was to be created",
+                expected="If-None-Match: * to be refused with 412 where there is an object",
+                found="a success",
+                advice="two builds could publish the same generation: use a server, or a version "
+                "of it, that has conditional writes; see `buildsvc store check`",
+            )
+
+    async def stat(self, name: str) -> ObjectStat:
+        """See ``Store.stat``."""
+        key = self._key(name)
+        client = await self._client(reads=True)
+        async with self._slots:
+            meta = await answer("HEAD", name, obstore.head_async(client, key))
+        return _stat(name, meta)
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
+        """See ``Store.list``."""
+        check_prefix(prefix)
+        client = await self._client(reads=True)
+        stream = listing(client, self._address.prefix, prefix)
+        last = ""
+        while page := await self._page(stream, prefix):
+            for meta in page:
+                name = meta["path"].removeprefix(self._address.prefix)
+                if name > prefix and not name.startswith(prefix):
+                    return
+                if not name.startswith(prefix) or not is_name(name):
+                    continue
+                if name <= last:
+                    raise StoreRefused(
+                        "the server's list is not in order",
+                        expected=f"a name after {last}",
+                        found=name,
+                        advice="use a general purpose bucket",
+                    )
+                last = name
+                yield _stat(name, meta)
+
+    async def delete(self, name: str) -> None:
+        """See ``Store.delete``."""
+        key = self._key(name)
+        client = await self._client(reads=False)
+        async with self._slots:
+            with suppress(ObjectNotFound):
+                await answer("DELETE", name, obstore.delete_async(client, key))
+
+    async def close(self) -> None:
+        """See ``Store.close``."""
+        self._clients.clear()
+        self._threads.close()
+
+    async def _write(
+        self, name: str, data: bytes | memoryview, mode: Literal["create", "overwrite"]
+    ) -> None:
+        key = self._key(name)
+        client = await self._client(reads=False)
+        patience = self._timeouts.idle + len(data) / _SLOWEST
+        async with self._slots:
+            limit = asyncio.timeout(patience)
+            try:
+                async with limit:
+                    asked = obstore.put_async(client, key, data, use_multipart=False, mode=mode)
+                    await answer("PUT", name, asked)
+            except TimeoutError as error:
+                if not limit.expired():
+                    raise
+                raise StoreUnavailable(
+                    f"PUT {name} took too long", expected=f"an answer within {patience:.0f} s"
+                ) from error
+
+    async def _page(
+        self, stream: ListStream[Sequence[ObjectMeta]], prefix: str
+    ) -> Sequence[ObjectMeta]:
+        async with self._slots:
+            return await next_of("LIST", prefix, stream) or ()
+
+    async def _check_empty_range(self, name: str, start: int) -> None:
+        # HTTP has no empty range.
+        size = (await self.stat(name)).size
+        if size < start:
+            raise short_object(name, start, 0, size)
+
+    async def _client(self, *, reads: bool) -> Client:
+        async with self._making:
+            if reads not in self._clients:
+                self._clients[reads] = await self._threads.run(
+                    make_client, self._address, self._timeouts, self._environ, reads=reads
+                )
+            return self._clients[reads]
+
+    def _key(self, name: str) -> str:
+        return self._address.prefix + check_name(name)
+
+
+def _copy(piece: memoryview, at: int, target: int, _stop: threading.Event) -> None:
+    write_at(target, piece, at)
+
+
+def _stat(name: str, meta: ObjectMeta) -> ObjectStat:
+    modified = meta["last_modified"].timestamp()
+    # The client's word for none.
+    return ObjectStat(name, meta["size"], modified or None)
