@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from buildsvc.commandline import Parser, error_lines
 from buildsvc.errors import BuildsvcError, UsageError
 from sidecar.endpoint import EarlyBind, settle
 from sidecar.redact import redacted_text
@@ -40,19 +41,9 @@ permission, 78 wrong settings"""
 Command = Callable[[argparse.Namespace, "EarlyBind | None"], int]
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises UsageError where argparse would print and exit."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, advice=f"{self.prog} --help")
-
-
 def report(error: BuildsvcError) -> int:
     """Print an error for people on standard error and return its exit code."""
-    text = str(error)
-    for part in ("expected", "found", "what to do"):
-        text = text.replace(f"; {part}: ", f"\n  {part}: ")
-    sys.stderr.write(f"sidecar: error: {redacted_text(text)}\n")
+    sys.stderr.write(f"sidecar: error: {redacted_text(error_lines(error))}\n")
     return error.exit_code
 
 
@@ -77,7 +68,7 @@ def main(argv: Sequence[str], early: EarlyBind | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="sidecar",
         description=_ABOUT,
         epilog=_CODES,
@@ -85,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version_text())
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
 
     def add(name: str, run: Command, text: str, epilog: str = "") -> argparse.ArgumentParser:
         sub: argparse.ArgumentParser = commands.add_parser(

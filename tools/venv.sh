@@ -31,15 +31,17 @@ if [[ ! -e $venv/complete ]]; then
   site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   # A path file instead of an editable install: that one writes metadata into the tree.
   printf '%s\n' "$tree" >"$site/buildsvc-tree.pth"
-  cat >"$venv/bin/sidecar" <<PY
+  for package in buildsvc sidecar; do
+    cat >"$venv/bin/$package" <<PY
 #!$venv/bin/python
 import sys
 
-from sidecar.__main__ import main
+from $package.__main__ import main
 
 sys.exit(main())
 PY
-  chmod 0755 "$venv/bin/sidecar"
+    chmod 0755 "$venv/bin/$package"
+  done
   touch "$venv/complete"
 fi
 point_at "$BUILDSVC_TOOLS/venv/current" "$key"

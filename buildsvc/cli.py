@@ -1,0 +1,186 @@
+"""The command line of what is not a sidecar: ``buildsvc store check URL``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from buildsvc._version import __version__
+from buildsvc.commandline import Parser, error_lines
+from buildsvc.errors import BuildsvcError
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    from buildsvc.store.check import Finding, Report
+    from buildsvc.store.probes import Probe
+
+EX_IOERR = 74
+EX_INTERRUPTED = 130
+
+_ABOUT = """\
+Image builds in fresh pods at the speed of a warm daemon. The part beside a build is `sidecar`;
+this is for those who keep the cache."""
+
+_CODES = """\
+exit codes: 0 done, 64 wrong usage, 74 the store does not keep what is needed, 75 it is not
+available, 77 it refuses, 78 its address is wrong"""
+
+_CHECK = """\
+Tests a store for everything that builds rely on: what is written is there at once and for all,
+creating is exclusive, also for many at one time, ranges and sizes are exact, lists are in order,
+deletion works, clocks agree. It writes some hundred MiB and 1300 objects below check/, and removes
+them. With the identity of a build pod, which may not delete, they stay."""
+
+_CHECK_AFTER = """\
+Credentials come from where the sidecar takes them: docs/operations.md. Example:
+  buildsvc store check 's3://builds/cache?endpoint=https://minio.example:9000'"""
+
+_LARGEST = 64
+_WORDS = {"kept": "ok", "broken": "BROKEN", "untested": "untested"}
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    try:
+        arguments = _parser().parse_args(argv)
+        command: Command = arguments.command
+        code = command(arguments)
+        # Here, so that a reader that has left is noticed below and not at exit.
+        sys.stdout.flush()
+    except BuildsvcError as error:
+        sys.stderr.write(f"buildsvc: error: {error_lines(error)}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EX_INTERRUPTED
+    except BrokenPipeError:
+        # Nothing must be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EX_IOERR
+    else:
+        return code
+
+
+def _parser() -> Parser:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = Parser(
+        prog="buildsvc",
+        description=_ABOUT,
+        epilog=_CODES,
+        allow_abbrev=False,
+        formatter_class=form,
+    )
+    parser.add_argument("--version", action="version", version=f"buildsvc {__version__}")
+    groups = parser.add_subparsers(metavar="GROUP", required=True, parser_class=Parser)
+    store = groups.add_parser("store", help="The object store that caches are kept in.")
+    commands = store.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    check = commands.add_parser(
+        "check",
+        help="Test a store for everything that builds rely on.",
+        description=_CHECK,
+        epilog=_CHECK_AFTER,
+        allow_abbrev=False,
+        formatter_class=form,
+    )
+    check.set_defaults(command=_check)
+    check.add_argument("url", metavar="URL", help="the store, as for sidecar run --store")
+    check.add_argument("--json", action="store_true", help="print the report as JSON")
+    check.add_argument(
+        "--large",
+        type=_mebibytes,
+        default=_LARGEST,
+        metavar="MIB",
+        help=f"size of the largest object, in MiB; default: {_LARGEST}",
+    )
+    return parser
+
+
+def _mebibytes(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 100_000:
+        raise ValueError(text)
+    return number
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from buildsvc.store.address import check_address, shown_address
+    from buildsvc.store.check import check_store
+    from buildsvc.store.open import open_store
+
+    check_address(arguments.url)
+    # JSON is for programs: people see how far it is on the other stream.
+    shown = _Shown(sys.stderr if arguments.json else sys.stdout)
+    with tempfile.TemporaryDirectory(prefix="buildsvc-") as directory:
+        report = asyncio.run(
+            check_store(
+                lambda: open_store(arguments.url),
+                Path(directory),
+                large=arguments.large << 20,
+                progress=shown.progress,
+            )
+        )
+    if arguments.json:
+        document = _document(shown_address(arguments.url), report)
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    else:
+        shown.summary(report)
+    if report.error is not None:
+        return report.error.exit_code
+    return 0 if report.kept else EX_IOERR
+
+
+class _Shown:
+    """A line for each probe."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def progress(self, probe: Probe, finding: Finding | None) -> None:
+        """Show what is being tried, on a terminal, and what came of it."""
+        if finding is None:
+            if self._out.isatty():
+                self._out.write(f"{'…':<9} {probe.name}")
+                self._out.flush()
+            return
+        start = "\r" if self._out.isatty() else ""
+        line = f"{_WORDS[finding.state]:<9} {finding.probe}: {finding.seen}"
+        self._out.write(f"{start}{line} ({finding.seconds:.1f} s)\n")
+        if finding.state == "broken":
+            self._out.write(f"{'':<9}   what would break: {finding.breaks}\n")
+            self._out.write(f"{'':<9}   what to do: {finding.advice}\n")
+        self._out.flush()
+
+    def summary(self, report: Report) -> None:
+        """Say what it comes to."""
+        if report.retries:
+            self._out.write(f"{report.retries} operations failed in passing and were repeated.\n")
+        if report.left_behind:
+            count, first = len(report.left_behind), report.left_behind[0]
+            self._out.write(f"{count} objects are left behind, the first is {first}.\n")
+        if report.error is not None:
+            self._out.write("This store cannot be used: it could not be tested.\n")
+        elif report.kept:
+            self._out.write("This store keeps what builds rely on.\n")
+        else:
+            self._out.write("Do not use this store as it is.\n")
+
+
+def _document(address: str, report: Report) -> dict[str, object]:
+    return {
+        "schema": 1,
+        "store": address,
+        "kept": report.kept,
+        "findings": [asdict(finding) for finding in report.findings],
+        "retries": report.retries,
+        "left_behind": report.left_behind,
+    }

@@ -1,0 +1,261 @@
+"""A store that keeps its promises passes the check, and each kind of liar is found out."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+
+from buildsvc.errors import ObjectExists, ObjectNotFound, StoreRefused, StoreUnavailable
+from buildsvc.store.check import PROBES, Finding, Report, check_store
+from buildsvc.store.contract import ObjectStat
+from buildsvc.store.faults import Fail, FaultyStore, FlipBit, Hold, LoseAnswer, Rule, Truncate
+from buildsvc.store.http import HttpStore
+from buildsvc.store.local import LocalStore
+from buildsvc.store.open import open_store
+from buildsvc.store.probes import Probe
+from buildsvc.store.retry import RetryPolicy
+from perf.objectserver import ObjectServer
+from tests.unit.store.serving import serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from buildsvc.store.contract import Store
+    from tests.minio import Minio
+
+LARGE = 3 << 20
+AT_ONCE = RetryPolicy(attempts=3, first_wait=0, jitter=0)
+ALL = [probe.name for probe in PROBES]
+
+
+async def check(open_one: Callable[[], Store], directory: Path) -> Report:
+    begun: list[str] = []
+    ended: list[Finding] = []
+
+    def progress(probe: Probe, finding: Finding | None) -> None:
+        if finding is None:
+            begun.append(probe.name)
+        else:
+            ended.append(finding)
+
+    directory.mkdir(exist_ok=True)
+    report = await check_store(open_one, directory, large=LARGE, progress=progress, policy=AT_ONCE)
+    assert ended == report.findings
+    assert begun == [finding.probe for finding in ended]
+    return report
+
+
+def broken(report: Report) -> list[str]:
+    return [finding.probe for finding in report.findings if finding.state == "broken"]
+
+
+async def nothing_is_left(store: Store) -> None:
+    assert [stat.name async for stat in store.list("")] == []
+    await store.close()
+
+
+def assert_kept(report: Report) -> None:
+    assert broken(report) == [], report
+    assert [finding.probe for finding in report.findings] == ALL
+    assert {finding.state for finding in report.findings} == {"kept"}
+    assert report.kept
+    assert report.left_behind == []
+
+
+async def test_a_directory(tmp_path: Path) -> None:
+    place = tmp_path / "store"
+    assert_kept(await check(lambda: LocalStore(place), tmp_path))
+    await nothing_is_left(LocalStore(place))
+
+
+async def test_an_object_server(tmp_path: Path) -> None:
+    server = ObjectServer(LocalStore(tmp_path / "served"))
+    async with serving(server.application()) as address:
+        assert_kept(await check(lambda: HttpStore(address), tmp_path))
+        await nothing_is_left(HttpStore(address))
+
+
+async def test_an_s3_server(minio: Minio, tmp_path: Path) -> None:
+    address = minio.address(f"check/{uuid.uuid4()}")
+    assert_kept(await check(lambda: open_store(address), tmp_path))
+    await nothing_is_left(open_store(address))
+
+
+class Overwriting(FaultyStore):
+    """Knows no create-only."""
+
+    async def create(self, name: str, data: bytes) -> None:
+        await self._inner.put(name, data)
+
+
+class Racing(FaultyStore):
+    """Looks first, then writes."""
+
+    async def create(self, name: str, data: bytes) -> None:
+        try:
+            await self._inner.stat(name)
+        except ObjectNotFound:
+            await self._inner.put(name, data)
+        else:
+            raise ObjectExists(name)
+
+
+class Caching(FaultyStore):
+    """Remembers what it once read."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner, [])
+        self._read: dict[str, bytes] = {}
+
+    async def get(self, name: str) -> bytes:
+        if name not in self._read:
+            self._read[name] = await self._inner.get(name)
+        return self._read[name]
+
+
+class Unordered(FaultyStore):
+    """Lists in an order of its own."""
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
+        for stat in reversed([stat async for stat in self._inner.list(prefix)]):
+            yield stat
+
+
+class OnePage(FaultyStore):
+    """Lists the beginning."""
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
+        count = 0
+        async for stat in self._inner.list(prefix):
+            yield stat
+            count += 1
+            if count == 500:
+                return
+
+
+class Directories(FaultyStore):
+    """Takes the directory of a prefix for the prefix."""
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
+        async for stat in self._inner.list(prefix.rpartition("/")[0]):
+            yield stat
+
+
+class Keeping(FaultyStore):
+    """Deletes nothing."""
+
+    async def delete(self, name: str) -> None:
+        await self._inner.stat(name)
+
+
+class Late(FaultyStore):
+    """Its clock is wrong."""
+
+    async def stat(self, name: str) -> ObjectStat:
+        stat = await self._inner.stat(name)
+        assert stat.modified is not None
+        return ObjectStat(name, stat.size, stat.modified - 3600)
+
+
+def scripted(*rules: Rule) -> Callable[[Store], Store]:
+    return lambda inner: FaultyStore(inner, rules)
+
+
+def of(kind: Callable[[Store, list[Rule]], Store]) -> Callable[[Store], Store]:
+    return lambda inner: kind(inner, [])
+
+
+FORBIDDEN = Fail(StoreRefused("HTTP 403"))
+
+
+@pytest.mark.parametrize(
+    ("liar", "expected"),
+    [
+        (of(Overwriting), ["create-only", "one winner"]),
+        (of(Racing), ["one winner"]),
+        (Caching, ["read after write", "deletion"]),
+        (of(Unordered), ["lists"]),
+        (of(OnePage), ["lists"]),
+        (of(Directories), ["lists"]),
+        (of(Late), ["clock"]),
+        (scripted(Rule("*", "*absent", 0, FORBIDDEN)), ["absent objects"]),
+        (scripted(Rule("get", "*written", 3, FlipBit(5))), ["read after write"]),
+        (scripted(Rule("get_range", "*", 2, FlipBit(5))), ["ranges"]),
+        (scripted(Rule("get_range_to", "*", 1, FlipBit(5))), ["large objects"]),
+        (scripted(Rule("put_file", "*", 1, Truncate(LARGE - 1))), ["large objects"]),
+        (scripted(Rule("put_file", "*", 0, FORBIDDEN)), ["large objects"]),
+        (scripted(Rule("list", "*", 0, FORBIDDEN)), ["lists"]),
+    ],
+    ids=str,
+)
+async def test_liars(tmp_path: Path, liar: Callable[[Store], Store], expected: list[str]) -> None:
+    place = tmp_path / "store"
+    report = await check(lambda: liar(LocalStore(place)), tmp_path)
+    assert broken(report) == expected, report
+    assert not report.kept
+    assert report.error is None
+    for finding in report.findings:
+        assert finding.seen
+        assert bool(finding.breaks) is bool(finding.advice) is (finding.state == "broken")
+    await nothing_is_left(LocalStore(place))
+
+
+async def test_a_store_that_does_not_delete(tmp_path: Path) -> None:
+    report = await check(lambda: Keeping(LocalStore(tmp_path / "store"), []), tmp_path)
+    assert broken(report) == ["deletion"]
+
+
+async def test_an_identity_that_may_not_delete(tmp_path: Path) -> None:
+    place = tmp_path / "store"
+    rule = Rule("delete", "*", 0, FORBIDDEN)
+    report = await check(lambda: FaultyStore(LocalStore(place), [rule]), tmp_path)
+    assert report.kept
+    assert [f.probe for f in report.findings if f.state == "untested"] == ["deletion"]
+    store = LocalStore(place)
+    assert [stat.name async for stat in store.list("")] == report.left_behind
+    assert len(report.left_behind) > 1200
+    await store.close()
+
+
+async def test_what_fails_in_passing_is_tried_again(tmp_path: Path) -> None:
+    rules = [
+        Rule("*", "*", call, fault)
+        for call, fault in ((2, Fail()), (5, LoseAnswer()), (700, Fail()), (900, LoseAnswer()))
+    ]
+    place = tmp_path / "store"
+    report = await check(lambda: FaultyStore(LocalStore(place), rules), tmp_path)
+    assert_kept(report)
+    assert report.retries > 3
+    await nothing_is_left(LocalStore(place))
+
+
+async def test_a_winner_that_was_not_answered_is_no_liar(tmp_path: Path) -> None:
+    rule = Rule("create", "*race-3", 1, LoseAnswer())
+    place = tmp_path / "store"
+    report = await check(lambda: FaultyStore(LocalStore(place), [rule]), tmp_path)
+    assert_kept(report)
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("nobody there"), StoreRefused("no right")])
+async def test_a_store_that_cannot_be_used(tmp_path: Path, error: Exception) -> None:
+    rule = Rule("*", "*", 0, Fail(error))
+    report = await check(lambda: FaultyStore(LocalStore(tmp_path / "store"), [rule]), tmp_path)
+    assert report.error is error
+    assert not report.kept
+    assert [finding.probe for finding in report.findings] == ALL[:1]
+
+
+async def test_an_interrupted_check_cleans_up(tmp_path: Path) -> None:
+    hold = Hold(asyncio.Event())
+    rule = Rule("put", "*list-00000000000000000900", 1, hold)
+    place = tmp_path / "store"
+    task = asyncio.create_task(check(lambda: FaultyStore(LocalStore(place), [rule]), tmp_path))
+    await hold.reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await nothing_is_left(LocalStore(place))

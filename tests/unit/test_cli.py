@@ -1,0 +1,122 @@
+"""The command line of buildsvc: help, exit codes, and a store's check as it is shown."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from buildsvc import cli
+from buildsvc.store.check import PROBES
+from buildsvc.store.faults import FaultyStore
+from buildsvc.store.local import LocalStore
+from tests.minio import Minio
+
+
+def test_the_program() -> None:
+    argv = [sys.executable, "-m", "buildsvc", "--version"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("buildsvc ")
+
+
+@pytest.mark.parametrize("argv", [[], ["store"], ["store", "check", "--help"]])
+def test_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*argv, "--help"])
+    assert ended.value.code == 0
+    assert "usage: buildsvc" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        ([], 64),
+        (["store"], 64),
+        (["store", "check"], 64),
+        (["store", "check", "/tmp", "--large", "0"], 64),
+        (["store", "check", "/tmp", "--large", "much"], 64),
+        (["store", "check", "ftp://host"], 78),
+        (["store", "check", "s3://key:hunter2@bucket"], 78),
+    ],
+)
+def test_what_is_wrong(argv: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(argv) == code
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("buildsvc: error: ")
+    assert "what to do: " in shown.err or "expected: " in shown.err
+    assert "hunter2" not in shown.err
+
+
+def test_a_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["store", "check", str(tmp_path / "store"), "--large", "1"]) == 0
+    shown = capsys.readouterr()
+    lines = shown.out.splitlines()
+    assert [line.partition(":")[0] for line in lines[:-1]] == [
+        f"ok        {p.name}" for p in PROBES
+    ]
+    assert lines[-1] == "This store keeps what builds rely on."
+    assert shown.err == ""
+
+
+def test_a_check_of_a_bucket_as_json(minio: Minio, capsys: pytest.CaptureFixture[str]) -> None:
+    address = minio.address(f"cli/{uuid.uuid4()}")
+    assert cli.main(["store", "check", address, "--json", "--large", "33"]) == 0
+    shown = capsys.readouterr()
+    document = json.loads(shown.out)
+    assert document["kept"] is True
+    assert document["schema"] == 1
+    assert document["left_behind"] == []
+    assert [finding["probe"] for finding in document["findings"]] == [p.name for p in PROBES]
+    assert shown.err.count("\n") == len(PROBES)
+
+
+class _Overwriting(FaultyStore):
+    async def create(self, name: str, data: bytes) -> None:
+        await self._inner.put(name, data)
+
+
+@pytest.fixture
+def lying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "buildsvc.store.open.open_store",
+        lambda _: _Overwriting(LocalStore(tmp_path / "store"), []),
+    )
+
+
+@pytest.mark.usefixtures("lying")
+def test_a_store_that_lies(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["store", "check", "/a", "--large", "1"]) == 74
+    out = capsys.readouterr().out
+    assert "BROKEN    create-only: create succeeded although there was an object" in out
+    assert "what would break: two builds could publish the same generation" in out
+    assert "what to do: use a server" in out
+    assert out.endswith("Do not use this store as it is.\n")
+
+
+@pytest.mark.usefixtures("lying")
+def test_a_store_that_lies_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["store", "check", "/a", "--large", "1", "--json"]) == 74
+    document = json.loads(capsys.readouterr().out)
+    assert document["kept"] is False
+    states = {finding["probe"]: finding["state"] for finding in document["findings"]}
+    assert states["create-only"] == states["one winner"] == "broken"
+    assert states["ranges"] == "kept"
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_a_store_without_credentials(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["store", "check", "s3://bucket"]) == 77
+    out = capsys.readouterr().out
+    assert "no credentials for the S3 store" in out
+    assert out.endswith("This store cannot be used: it could not be tested.\n")
+
+
+def test_a_store_that_is_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "letter").write_text("Dear Sir")
+    assert cli.main(["store", "check", str(tmp_path)]) == 77
+    assert "letter" in capsys.readouterr().out
