@@ -1,4 +1,4 @@
-"""The command line of what is not a sidecar: ``buildsvc store check URL``."""
+"""The command line of what is not a sidecar: ``buildsvc store check``, ``buildsvc key new``."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ Image builds in fresh pods at the speed of a warm daemon. The part beside a buil
 this is for those who keep the cache."""
 
 _CODES = """\
-exit codes: 0 done, 64 wrong usage, 74 the store does not keep what is needed, 75 it is not
-available, 77 it refuses, 78 its address is wrong"""
+exit codes: 0 done, 64 wrong usage, 73 a key file cannot be created, 74 the store does not keep what
+is needed, 75 it is not available, 77 it refuses, 78 its address or a key file is wrong"""
 
 _CHECK = """\
 Tests a store for everything that builds rely on: what is written is there at once and for all,
@@ -46,6 +46,10 @@ Credentials come from where the sidecar takes them: docs/operations.md. Example:
 
 _LARGEST = 64
 _WORDS = {"kept": "ok", "broken": "BROKEN", "untested": "untested"}
+
+_KEY_NEW = """\
+Makes an Ed25519 key pair as openssl would: the private key for the publishers of one trust domain
+(sidecar run --signing-key), the public key for all readers (--verify-key). Prints the pair's id."""
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -102,6 +106,19 @@ def _parser() -> Parser:
         metavar="MIB",
         help=f"size of the largest object, in MiB; default: {_LARGEST}",
     )
+    key = groups.add_parser("key", help="The keys that generations are signed with.")
+    commands = key.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    text = "Make a key pair."
+    new = commands.add_parser(
+        "new", help=text, description=_KEY_NEW, allow_abbrev=False, formatter_class=form
+    )
+    new.set_defaults(command=_key_new)
+    for name, what in (("signing", "private"), ("verify", "public")):
+        new.add_argument(name, type=Path, metavar=name.upper(), help=f"new file: the {what} key")
+    text = "Print the kind and the id of the key in each file."
+    show = commands.add_parser("show", help=text, description=text, allow_abbrev=False)
+    show.set_defaults(command=_key_show)
+    show.add_argument("files", type=Path, nargs="+", metavar="FILE", help="a key in PEM")
     return parser
 
 
@@ -137,6 +154,22 @@ def _check(arguments: argparse.Namespace) -> int:
     if report.error is not None:
         return report.error.exit_code
     return 0 if report.kept else EX_IOERR
+
+
+def _key_new(arguments: argparse.Namespace) -> int:
+    from buildsvc.cache.keyfiles import new_key
+
+    sys.stdout.write(f"{new_key(arguments.signing, arguments.verify)}\n")
+    return 0
+
+
+def _key_show(arguments: argparse.Namespace) -> int:
+    from buildsvc.cache.keyfiles import read_key
+
+    for path in arguments.files:
+        kind, name = read_key(path)
+        sys.stdout.write(f"{name}  {kind:<7}  {path}\n")
+    return 0
 
 
 class _Shown:

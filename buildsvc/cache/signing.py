@@ -37,6 +37,7 @@ CONTEXT = b"buildsvc.cache.v1.Head\0"
 _FIELD = bytes([15 << 3 | 2, 64])
 _MAX_FILE = 64 << 10
 _BEGIN = b"-----BEGIN "
+_PRIVATE = b"PRIVATE KEY-----"
 
 
 class VerifyKey:
@@ -54,7 +55,7 @@ class VerifyKey:
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
         pem = _pem(path)
-        if b"PRIVATE KEY-----" in pem:
+        if _PRIVATE in pem:
             raise ConfigError(
                 f"{path} is a private key",
                 expected="the public key, which is all that a reader may have",
@@ -158,6 +159,11 @@ class VerifyKeys:
         body = raw.removesuffix(_FIELD + head.signature)
         if not signer.verifies(body, head.signature):
             raise UntrustedHead(f"head {number}: these bytes were not signed by key {signer.id}")
+
+
+def is_private(path: Path) -> bool:
+    """Whether a key file has a private key. Raises ConfigError when it has none at all."""
+    return _PRIVATE in _pem(path)
 
 
 def _pem(path: Path) -> bytes:

@@ -9,8 +9,11 @@ import uuid
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from buildsvc import cli
+from buildsvc.cache.signing import SigningKey, VerifyKey
 from buildsvc.store.check import PROBES
 from buildsvc.store.faults import FaultyStore
 from buildsvc.store.local import LocalStore
@@ -23,7 +26,7 @@ def test_the_program() -> None:
     assert done.stdout.startswith("buildsvc ")
 
 
-@pytest.mark.parametrize("argv", [[], ["store"], ["store", "check", "--help"]])
+@pytest.mark.parametrize("argv", [[], ["store"], ["store", "check", "--help"], ["key", "new"]])
 def test_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([*argv, "--help"])
@@ -41,6 +44,11 @@ def test_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         (["store", "check", "/tmp", "--large", "much"], 64),
         (["store", "check", "ftp://host"], 78),
         (["store", "check", "s3://key:hunter2@bucket"], 78),
+        (["key"], 64),
+        (["key", "new", "signing.pem"], 64),
+        (["key", "new", "/missing/signing.pem", "/missing/verify.pem"], 73),
+        (["key", "show"], 64),
+        (["key", "show", "/dev/null"], 78),
     ],
 )
 def test_what_is_wrong(argv: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,3 +128,39 @@ def test_a_store_that_is_something_else(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "letter").write_text("Dear Sir")
     assert cli.main(["store", "check", str(tmp_path)]) == 77
     assert "letter" in capsys.readouterr().out
+
+
+def test_a_new_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    signing, verify = tmp_path / "signing.pem", tmp_path / "verify.pem"
+    assert cli.main(["key", "new", str(signing), str(verify)]) == 0
+    name = capsys.readouterr().out.strip()
+    assert SigningKey.read(signing).id == VerifyKey.read(verify).id == name
+    assert signing.stat().st_mode & 0o777 == 0o600
+    assert cli.main(["key", "show", str(signing), str(verify)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"{name}  signing  {signing}", f"{name}  verify   {verify}"]
+
+
+@pytest.mark.parametrize("there", ["signing.pem", "verify.pem"])
+def test_a_new_key_takes_no_old_ones_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], there: str
+) -> None:
+    (tmp_path / there).write_text("precious")
+    argv = ["key", "new", str(tmp_path / "signing.pem"), str(tmp_path / "verify.pem")]
+    assert cli.main(argv) == 73
+    assert there in capsys.readouterr().err
+    # Nor is half a pair left.
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(there, "precious")]
+
+
+def test_a_key_of_another_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "ec.pem"
+    path.write_bytes(
+        generate_private_key(SECP256R1()).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        )
+    )
+    assert cli.main(["key", "show", str(path)]) == 78
+    shown = capsys.readouterr()
+    assert "expected: Ed25519" in shown.err
+    assert path.read_text().splitlines()[1] not in shown.err
