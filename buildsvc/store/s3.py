@@ -185,7 +185,9 @@ class S3Store:
         last = ""
         while page := await self._page(stream, prefix):
             for meta in page:
-                name = meta["path"].removeprefix(self._address.prefix)
+                # A console's mark of a directory comes as the directory's name.
+                inside = meta["path"].startswith(self._address.prefix)
+                name = meta["path"].removeprefix(self._address.prefix) if inside else ""
                 if name > prefix and not name.startswith(prefix):
                     return
                 if not name.startswith(prefix) or not is_name(name):

@@ -264,6 +264,11 @@ def listed(*keys: str) -> Handler:
     return handler
 
 
+async def test_what_others_have_put_below_the_prefix() -> None:
+    async with answering(listed("base/", "base/A", "base/a", "base/a%20b")) as store:
+        assert [stat.name async for stat in store.list("")] == ["a"]
+
+
 async def test_a_list_that_is_out_of_order_is_refused() -> None:
     async with answering(listed("base/a", "base/c", "base/b")) as store:
         with pytest.raises(StoreRefused, match="not in order"):
