@@ -174,9 +174,13 @@ async def _try(probe: Probe, bench: Bench, report: Report) -> Finding:
     except Broken as broken:
         return found("broken", str(broken), probe.breaks, broken.advice or probe.advice)
     except StoreError as error:
+        # The store's own advice is about what has really happened.
+        seen, _, advice = str(error).partition("; what to do: ")
+        breaks = probe.breaks
         if not report.findings and isinstance(error, StoreUnavailable | StoreRefused):
             report.error = error
-        return found("broken", str(error), probe.breaks, probe.advice)
+            breaks = "nothing can be kept in it"
+        return found("broken", seen, breaks, advice or probe.advice)
 
 
 @asynccontextmanager
@@ -184,8 +188,8 @@ async def _cleaning(bench: Bench, report: Report) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        # Nobody waits twice for a store that does not answer.
-        if not isinstance(report.error, StoreUnavailable):
+        # Otherwise nothing was written, as far as can be known.
+        if report.error is None:
             report.left_behind = await _clean(bench)
 
 

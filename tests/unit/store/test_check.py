@@ -18,6 +18,7 @@ from buildsvc.store.open import open_store
 from buildsvc.store.probes import Probe
 from buildsvc.store.retry import RetryPolicy
 from perf.objectserver import ObjectServer
+from tests.unit.store.ossserving import oss_endpoint, oss_server, store_at
 from tests.unit.store.serving import serving
 
 if TYPE_CHECKING:
@@ -83,6 +84,21 @@ async def test_an_s3_server(minio: Minio, tmp_path: Path) -> None:
     address = minio.address(f"check/{uuid.uuid4()}")
     assert_kept(await check(lambda: open_store(address), tmp_path))
     await nothing_is_left(open_store(address))
+
+
+async def test_alibabas_server(tmp_path: Path) -> None:
+    async with oss_endpoint(oss_server()) as endpoint:
+        assert_kept(await check(lambda: store_at(endpoint), tmp_path))
+        await nothing_is_left(store_at(endpoint))
+
+
+async def test_a_versioned_bucket_of_alibabas(tmp_path: Path) -> None:
+    server = oss_server()
+    server.bucket.versioning = "Enabled"
+    async with oss_endpoint(server) as endpoint:
+        report = await check(lambda: store_at(endpoint), tmp_path)
+    assert isinstance(report.error, StoreRefused)
+    assert "versioning" in report.findings[0].seen
 
 
 class Overwriting(FaultyStore):
@@ -246,7 +262,19 @@ async def test_a_store_that_cannot_be_used(tmp_path: Path, error: Exception) -> 
     report = await check(lambda: FaultyStore(LocalStore(tmp_path / "store"), [rule]), tmp_path)
     assert report.error is error
     assert not report.kept
-    assert [finding.probe for finding in report.findings] == ALL[:1]
+    (finding,) = report.findings
+    assert finding.probe == ALL[0]
+    assert finding.breaks == "nothing can be kept in it"
+    assert report.left_behind == []
+
+
+async def test_the_stores_own_advice_comes_first(tmp_path: Path) -> None:
+    error = StoreRefused("no right to put", found="HTTP 403", advice="give it the right")
+    rule = Rule("put_file", "*", 0, Fail(error))
+    report = await check(lambda: FaultyStore(LocalStore(tmp_path / "store"), [rule]), tmp_path)
+    (finding,) = [one for one in report.findings if one.state == "broken"]
+    assert finding.seen == "no right to put; found: HTTP 403"
+    assert finding.advice == "give it the right"
 
 
 async def test_an_interrupted_check_cleans_up(tmp_path: Path) -> None:
