@@ -206,7 +206,7 @@ FORBIDDEN = Fail(StoreRefused("HTTP 403"))
         (scripted(Rule("put_file", "*", 0, FORBIDDEN)), ["large objects"]),
         (scripted(Rule("list", "*", 0, FORBIDDEN)), ["lists"]),
     ],
-    ids=str,
+    ids=lambda value: ", ".join(value) if isinstance(value, list) else None,
 )
 async def test_liars(tmp_path: Path, liar: Callable[[Store], Store], expected: list[str]) -> None:
     place = tmp_path / "store"

@@ -100,6 +100,7 @@ async def test_statuses_of_reads(status: int, kind: type[StoreError]) -> None:
         ("soon", 0.0, 0.0),
         ("9" * 5000, 1e6, 1e9),
     ],
+    ids=["empty", "none", "seconds", "a date", "a date gone by", "negative", "a word", "endless"],
 )
 async def test_how_long_the_server_wants_to_be_left_alone(
     status: int, header: str, least: float, most: float
