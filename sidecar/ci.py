@@ -58,7 +58,17 @@ def _first(*kinds: tuple[str, str]) -> Source:
     return Source(" or ".join(name for name, _ in kinds), find)
 
 
+#: Of GitHub's events, those that build what their ref names. With the others the ref is the default
+#: branch's, whosever commit the workflow checks out.
+_GITHUB_BUILDS_REF = frozenset(
+    {"", "create", "merge_group", "pull_request", "pull_request_review", "push", "release"}
+    | {"schedule", "workflow_call", "workflow_dispatch"}
+)
+
+
 def _github_branch(variables: Variables) -> Fact | None:
+    if variables.get("GITHUB_EVENT_NAME", "") not in _GITHUB_BUILDS_REF:
+        return None
     ref, head = variables.get("GITHUB_REF", ""), variables.get("GITHUB_HEAD_REF", "")
     kind, _, name = ref.removeprefix("refs/").partition("/")
     if kind == "pull":

@@ -155,7 +155,11 @@ class GenerationLog:
 
     async def read(self, number: int) -> Generation:
         """One generation. Raises ObjectNotFound, and CacheError as ``newest`` does."""
-        raw = await self._store.get(self.key.head_name(number))
+        name = self.key.head_name(number)
+        # Whoever can write can put anything there, of any size: it is not to fill the memory.
+        if (size := (await self._store.stat(name)).size) > MAX_HEAD:
+            raise CorruptObject(f"head {number}: {size} bytes")
+        raw = await self._store.get(name)
         return Generation(_decode_head(raw, self.key, number, self._verify), raw)
 
     async def read_root(self, generation: Generation) -> cache_pb2.Root:

@@ -168,7 +168,7 @@ async def _try(probe: Probe, bench: Bench, report: Report) -> Finding:
         return Finding(probe.name, state, seen, seconds, breaks, advice)
 
     try:
-        return found("kept", await probe.run(bench))
+        return found("kept", await _alone(probe, bench))
     except Untested as untested:
         return found("untested", str(untested))
     except Broken as broken:
@@ -181,6 +181,17 @@ async def _try(probe: Probe, bench: Bench, report: Report) -> Finding:
             report.error = error
             breaks = "nothing can be kept in it"
         return found("broken", seen, breaks, advice or probe.advice)
+
+
+async def _alone(probe: Probe, bench: Bench) -> str:
+    """Run the probe; of several operations that fail at once the first one tells why."""
+    try:
+        return await probe.run(bench)
+    except ExceptionGroup as failures:
+        stores, others = failures.split(StoreError)
+        if stores is None or others is not None:
+            raise
+    raise stores.exceptions[0]
 
 
 @asynccontextmanager

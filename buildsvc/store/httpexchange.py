@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import TYPE_CHECKING, cast
 
-from buildsvc.errors import StoreUnavailable
+from buildsvc.errors import StoreRefused, StoreUnavailable
 from buildsvc.store.httpconnection import Connection, Dialer, Origin
 from buildsvc.store.httpstatus import status_error
 
@@ -193,6 +193,7 @@ class Exchanges:
             raise
 
     def _answered(self, connection: Connection, request: Request, call: Call) -> HTTPResponse:
+        _expect_sendable(request.headers)
         http = connection.http
         try:
             call.watch(connection.handle)
@@ -263,6 +264,18 @@ def _send(connection: Connection, body: Upload) -> ConnectionError | None:
         except OSError as error:
             raise _Broken(error) from error
     return None
+
+
+def _expect_sendable(headers: Mapping[str, str]) -> None:
+    """Raise StoreRefused, without the value: it may be a secret, and http.client shows it."""
+    for name, value in headers.items():
+        if not (value.isascii() and value.isprintable()):
+            raise StoreRefused(
+                f"the header {name} cannot be sent",
+                expected="visible ASCII characters",
+                found="a line break or another character",
+                advice="look for it in the credentials of the store",
+            )
 
 
 def failure(what: str, origin: str, error: Exception) -> StoreUnavailable:

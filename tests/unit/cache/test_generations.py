@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
-from buildsvc.cache.generations import Generation, GenerationLog
+from buildsvc.cache.generations import MAX_HEAD, Generation, GenerationLog
 from buildsvc.cache.keys import LAST_NUMBER, CacheKey
 from buildsvc.cache.roots import root_name
 from buildsvc.cache.signing import SigningKey, VerifyKeys
@@ -108,6 +108,16 @@ async def test_the_root_is_stored_before_the_head(
     with pytest.raises(StoreUnavailable):
         await log.publish(root, parent=None)
     assert store.objects == {}
+
+
+async def test_what_is_too_large_for_a_head_is_not_even_read(
+    store: MemoryStore, log: GenerationLog, root: cache_pb2.Root
+) -> None:
+    await publish_many(log, root, 1)
+    store.objects[KEY.head_name(2)] = bytes(MAX_HEAD + 1)
+    store.refuse = {"get"}
+    with pytest.raises(CorruptObject, match="65537 bytes"):
+        await log.read(2)
 
 
 async def test_keys_have_logs_of_their_own(

@@ -97,6 +97,12 @@ def test_a_request_from_a_branch_called_main_is_not_main() -> None:
     target = {**GITHUB, "GITHUB_REF": "refs/heads/main", "GITHUB_HEAD_REF": "patch"}
     with pytest.raises(ConfigError, match="GitHub Actions, which does not tell it in this build"):
         key_names("{branch}", (), target)
+    for event in ("workflow_run", "issue_comment", "pull_request_target", "of tomorrow"):
+        told = {**GITHUB, "GITHUB_REF": "refs/heads/main", "GITHUB_EVENT_NAME": event}
+        with pytest.raises(ConfigError, match="does not tell it in this build"):
+            key_names("{branch}", (), told)
+    pushed = {**GITHUB, "GITHUB_REF": "refs/heads/main", "GITHUB_EVENT_NAME": "push"}
+    assert key_names("{branch}", (), pushed) == ["main"]
 
 
 def test_variables_and_plain_names() -> None:

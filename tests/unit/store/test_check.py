@@ -205,6 +205,8 @@ FORBIDDEN = Fail(StoreRefused("HTTP 403"))
         (scripted(Rule("put_file", "*", 1, Truncate(LARGE - 1))), ["large objects"]),
         (scripted(Rule("put_file", "*", 0, FORBIDDEN)), ["large objects"]),
         (scripted(Rule("list", "*", 0, FORBIDDEN)), ["lists"]),
+        (scripted(Rule("create", "*race-*", 0, FORBIDDEN)), ["one winner"]),
+        (scripted(Rule("put", "*list-*", 0, FORBIDDEN)), ["lists"]),
     ],
     ids=lambda value: ", ".join(value) if isinstance(value, list) else None,
 )

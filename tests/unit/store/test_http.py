@@ -23,6 +23,7 @@ from buildsvc.errors import (
     StoreUnavailable,
 )
 from buildsvc.store.http import HttpStore
+from buildsvc.store.httpexchange import _expect_sendable
 from buildsvc.store.local import LocalStore
 from buildsvc.store.timeouts import HttpTimeouts
 from perf.objectserver import ObjectServer
@@ -109,6 +110,14 @@ async def test_how_long_the_server_wants_to_be_left_alone(
         with pytest.raises(StoreUnavailable) as caught:
             await store.get("a")
     assert least <= caught.value.after <= most
+
+
+@pytest.mark.parametrize("value", ["secret\n", "secret\r\nX: y", "secrét"])
+def test_a_header_that_cannot_be_sent_is_not_shown(value: str) -> None:
+    """What http.client says of it has the value in it."""
+    with pytest.raises(StoreRefused, match="the header x-token cannot be sent") as caught:
+        _expect_sendable({"accept": "*", "x-token": value})
+    assert "secr" not in str(caught.value)
 
 
 async def test_a_server_that_does_not_say_how_long_it_wants_to_be_left_alone() -> None:
