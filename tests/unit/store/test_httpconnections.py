@@ -241,9 +241,10 @@ class Forgetful:
     ) -> None:
         while head := await request(reader):
             method, name, _ = head.split(b" ", 2)
-            if method == b"GET":
+            if method in (b"GET", b"HEAD"):
                 data = self.objects[name]
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data))
+                writer.write(data if method == b"GET" else b"")
                 continue
             length = re.search(rb"Content-Length: (\d+)", head)
             assert length is not None
