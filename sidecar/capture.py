@@ -17,9 +17,9 @@ from buildsvc.cache.catalog import Catalog
 from buildsvc.cache.chunks import split_digests
 from buildsvc.cache.packs import pack_name
 from buildsvc.errors import CacheError, StoreError
+from buildsvc.failures import cause
 from buildsvc.store.contract import Store
 from sidecar.agentclient import AgentClient
-from sidecar.failures import cause
 from sidecar.plan import ObjectKey
 from sidecar.status import Status
 from sidecar.timeline import Kind

@@ -10,9 +10,9 @@ import grpc.aio
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc.errors import BuildsvcError, CorruptObject
+from buildsvc.failures import cause
 from sidecar.agentclient import AgentClient
 from sidecar.download import Downloads
-from sidecar.failures import cause
 from sidecar.plan import Content, ObjectKey
 from sidecar.segments import SegmentPlan, cut
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from buildsvc.errors import StoreError, StoreRefused, StoreUnavailable
+from buildsvc.failures import cause
 from buildsvc.store import probes
 from buildsvc.store.probes import Bench, Broken, Probe, Untested
 from buildsvc.store.retry import DEFAULT_POLICY, RetryingStore, RetryPolicy
@@ -188,10 +189,7 @@ async def _alone(probe: Probe, bench: Bench) -> str:
     try:
         return await probe.run(bench)
     except ExceptionGroup as failures:
-        stores, others = failures.split(StoreError)
-        if stores is None or others is not None:
-            raise
-    raise stores.exceptions[0]
+        raise cause(failures, (StoreError,)) from None
 
 
 @asynccontextmanager
