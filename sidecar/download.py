@@ -15,7 +15,7 @@ from collections.abc import (
 )
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import ParamSpec
+from typing import ParamSpec, Self
 
 from buildsvc.cache import chunks
 from buildsvc.cache.packs import pack_digest
@@ -27,6 +27,9 @@ from sidecar.losses import Losses
 from sidecar.segments import SegmentPlan, cut
 
 P = ParamSpec("P")
+
+#: Part of the staged bytes that trees may have.
+_TREES = 4
 
 #: 0 demand, 1 trace, 2 rest; asked again each time a slot is free, since a prefetched
 #: object may be demanded while its segments wait.
@@ -94,17 +97,32 @@ class Slots:
 
 
 class Downloads:
-    """Fetches segments to files and small contents to memory."""
+    """Fetches segments and trees to files, and small contents to memory.
 
-    def __init__(self, store: Store, staging: Path, slots: Slots) -> None:
+    A tree stays staged until its object is laid out, which needs segments: so trees have
+    ``trees``, slots and bytes of their own, and never wait for one another's segments.
+    """
+
+    def __init__(self, store: Store, staging: Path, slots: Slots, *, trees: Slots) -> None:
         self._store = store
         self._staging = staging
         self._slots = slots
+        self._trees = trees
         self._names = itertools.count(1)
         #: What turned out missing, cut short or corrupt.
-        self.lost = Losses()
+        self.losses = Losses()
         #: Segments downloaded so far: whoever waits in the queue sees that it moves.
         self.finished = 0
+
+    @classmethod
+    def within(cls, limit: int, store: Store, staging: Path, *, concurrency: int) -> Self:
+        """Return downloads whose files have at most ``limit`` bytes, a quarter of them trees.
+
+        A tree or a segment that has more is staged when no other is.
+        """
+        trees = limit // _TREES
+        slots = Slots(concurrency, limit - trees)
+        return cls(store, staging, slots, trees=Slots(concurrency, trees))
 
     async def segment(self, plan: SegmentPlan, urgency: Urgency) -> Path:
         """Download one segment and return its file; ``released`` when the agent is done with it.
@@ -132,9 +150,27 @@ class Downloads:
         parts = {index: data async for index, data in self._verified(locations, urgency)}
         return b"".join(parts[index] for index in sorted(parts))
 
-    async def content_file(self, locations: Sequence[Location], urgency: Urgency) -> Path:
-        """Like ``content``, into a staged file that the agent unlinks, a segment at a time."""
-        path = self._staging / f"content-{next(self._names)}"
+    @asynccontextmanager
+    async def tree(self, locations: Sequence[Location], urgency: Urgency) -> AsyncIterator[Path]:
+        """Like ``content``, into a staged file, a segment at a time.
+
+        It is gone afterwards; the agent may take it away before.
+        """
+        size = sum(at.length for at in locations)
+        path = self._staging / f"tree-{next(self._names)}"
+        async with self._trees.download(size, urgency):
+            await self._write_content(locations, urgency, path)
+        try:
+            yield path
+        finally:
+            try:
+                await asyncio.to_thread(path.unlink, missing_ok=True)
+            finally:
+                self._trees.unstage(size)
+
+    async def _write_content(
+        self, locations: Sequence[Location], urgency: Urgency, path: Path
+    ) -> None:
         starts = list(itertools.accumulate((at.length for at in locations), initial=0))
         descriptor = _create(path)
         try:
@@ -146,7 +182,6 @@ class Downloads:
             raise
         finally:
             os.close(descriptor)
-        return path
 
     async def _verified(
         self, locations: Iterable[Location], urgency: Urgency
@@ -168,7 +203,7 @@ class Downloads:
                         chunks.decode, stored, chunk.length, chunk.digest
                     )
                 except CorruptObject:
-                    self.lost.corrupt(numbered[chunk.chunk][1])
+                    self.losses.corrupt(numbered[chunk.chunk][1])
                     raise
                 yield chunk.chunk, data
 
@@ -177,7 +212,7 @@ class Downloads:
         try:
             yield
         except (ObjectNotFound, ShortObject):
-            self.lost.packs.add(pack_digest(name))
+            self.losses.packs.add(pack_digest(name))
             raise
 
     async def _write(self, plan: SegmentPlan, path: Path) -> None:

@@ -22,7 +22,7 @@ from sidecar.cachestore import UPLOADS
 from sidecar.capture import Captures, Uploads
 from sidecar.checkpoint import Checkpointer, Daemon
 from sidecar.daemon import ANSWERS_WITHIN, Buildkitd, Lost
-from sidecar.download import Downloads, Slots
+from sidecar.download import Downloads
 from sidecar.guardclient import AgentExited, DaemonExited, Namespace, NamespaceLostError, StartError
 from sidecar.launch import Launch
 from sidecar.locate import Found, Loadable, loadable
@@ -124,13 +124,17 @@ class Epoch:
             BuildsvcError: it cannot be had; the root is still empty.
         """
         assert self._store is not None
-        slots = Slots(self._settings.download_concurrency, self._settings.staging_limit)
-        downloads = Downloads(self._store, self._paths.down, slots)
+        downloads = Downloads.within(
+            self._settings.staging_limit,
+            self._store,
+            self._paths.down,
+            concurrency=self._settings.download_concurrency,
+        )
         return await loadable(found, downloads, self._paths)
 
     def prefetch(self, ready: Loadable) -> None:
         """Begin to download what the last build used, also before the agent is there."""
-        self._losses = ready.downloads.lost
+        self._losses = ready.downloads.losses
         self._restorer = Restorer(
             self._agent,
             ready.downloads,

@@ -73,16 +73,21 @@ class Fill:
             StoreError: the store does not have it or does not answer.
             AioRpcError: the agent is gone or refused it.
         """
-        if self._content.tree:
-            path = await self._downloads.content_file(self._content.tree, self._urgency)
+        if not self._content.tree:
+            await self._lay_out()
+            return
+        async with self._downloads.tree(self._content.tree, self._urgency) as path:
             self._tree = str(path)
+            await self._lay_out()
+
+    async def _lay_out(self) -> None:
         try:
             await self._fill()
         finally:
             for plan in self._staged.values():
                 self._downloads.released(plan)
             # What the agent is done with it has deleted itself.
-            await asyncio.to_thread(_unlink, [*self._staged, self._tree])
+            await asyncio.to_thread(_unlink, list(self._staged))
 
     async def _fill(self) -> None:
         try:
@@ -170,12 +175,12 @@ class Fill:
         again = set(chunks)
         if twice := again & self._retried:
             for index in twice:
-                self._downloads.lost.corrupt(self._content.data[index])
+                self._downloads.losses.corrupt(self._content.data[index])
             raise CorruptObject(f"{self._key.name}: chunks are corrupt in the store")
         self._retried |= again
         self._add(group, sorted(again))
 
 
-def _unlink(paths: Sequence[str]) -> None:
-    for path in filter(None, paths):
+def _unlink(paths: Iterable[str]) -> None:
+    for path in paths:
         Path(path).unlink(missing_ok=True)

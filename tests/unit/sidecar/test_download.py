@@ -150,25 +150,26 @@ async def test_content_is_the_same_in_memory_and_in_a_file(tmp_path: Path) -> No
     name = pack_name(locations[0].pack)
     store.objects[name] = file.read_bytes()
     (tmp_path / "down").mkdir()
-    slots = Slots(2, 1000)
-    downloads = Downloads(store, tmp_path / "down", slots)
+    slots, trees = Slots(2, 1000), Slots(2, 1000)
+    downloads = Downloads(store, tmp_path / "down", slots, trees=trees)
+    lost = downloads.losses
     assert await downloads.content(locations, lambda: 0) == expected
-    path = await downloads.content_file(locations, lambda: 0)
-    assert path.read_bytes() == expected
-    path.unlink()
+    async with downloads.tree(locations, lambda: 0) as path:
+        assert path.read_bytes() == expected
+        assert trees._staged == len(expected)
     store.objects[name] = bytes(len(store.objects[name]))
     with pytest.raises(CorruptObject):
-        await downloads.content_file(locations, lambda: 0)
+        await downloads.tree(locations, lambda: 0).__aenter__()
     # That they are in one pack says nothing of the others.
-    assert downloads.lost.chunks.keys() <= {at.digest for at in locations}
-    assert downloads.lost.suspects == {locations[0].pack}
-    assert not downloads.lost.packs
+    assert lost.chunks.keys() <= {at.digest for at in locations}
+    assert lost.suspects == {locations[0].pack}
+    assert not lost.packs
     del store.objects[name]
     (plan,) = cut(enumerate(locations[:1]))
     for failing in (downloads.content(locations, lambda: 0), downloads.segment(plan, lambda: 0)):
         with pytest.raises(ObjectNotFound):
             await failing
-        assert downloads.lost.packs == {locations[0].pack}
-        downloads.lost.packs.clear()
+        assert lost.packs == {locations[0].pack}
+        lost.packs.clear()
     assert list((tmp_path / "down").iterdir()) == []
-    assert slots._staged == 0
+    assert (slots._staged, trees._staged) == (0, 0)

@@ -23,7 +23,7 @@ from buildsvc.store.contract import Store
 from buildsvc.store.faults import Fail, FaultyStore, Rule
 from buildsvc.store.local import LocalStore
 from sidecar import databases
-from sidecar.download import Downloads, Slots
+from sidecar.download import Downloads
 from sidecar.locate import Cold, Found, PassedOver, loadable, locate
 from sidecar.paths import EpochPaths
 from tests.unit.cache.fakes import make_root, make_tree
@@ -246,12 +246,16 @@ async def found_in(store: Store, directory: Path) -> Found:
     return Found(MINE, Generation(cache_pb2.Head(number=1), b""), root)
 
 
+def down(store: Store, paths: EpochPaths) -> Downloads:
+    return Downloads.within(1 << 20, store, paths.down, concurrency=2)
+
+
 async def test_what_the_daemon_needs_is_there(
     store: LocalStore, paths: EpochPaths, tmp_path: Path
 ) -> None:
     found = await found_in(store, tmp_path / "packs")
-    slots = Slots(2, 1 << 20)
-    ready = await loadable(found, Downloads(store, paths.down, slots), paths)
+    downloads = down(store, paths)
+    ready = await loadable(found, downloads, paths)
     request = ready.request
     assert cache_pb2.Root.FromString(Path(request.root_path).read_bytes()) == found.root
     # A daemon that is started instead, cold, must not see them.
@@ -262,7 +266,7 @@ async def test_what_the_daemon_needs_is_there(
     assert database.read_bytes()
     assert database.stat().st_mode & 0o777 == 0o600
     assert request.lease_blobs
-    assert slots._staged == 0
+    assert downloads._slots._staged == 0
 
 
 _DIRECTORY = cache_pb2.Entry(path=b"", mode=stat.S_IFDIR | 0o700)
@@ -301,7 +305,7 @@ async def test_corrupt_databases_are_found_before_the_agent_sees_them(
     for pack in found.root.packs:
         await store.put(pack_name(pack.digest), bytes(pack.size))
     with pytest.raises(CorruptObject):
-        await loadable(found, Downloads(store, paths.down, Slots(2, 1 << 20)), paths)
+        await loadable(found, down(store, paths), paths)
 
 
 async def test_databases_that_are_not_there(
@@ -311,4 +315,4 @@ async def test_databases_that_are_not_there(
     for pack in found.root.packs:
         await store.delete(pack_name(pack.digest))
     with pytest.raises(ObjectNotFound):
-        await loadable(found, Downloads(store, paths.down, Slots(2, 1 << 20)), paths)
+        await loadable(found, down(store, paths), paths)

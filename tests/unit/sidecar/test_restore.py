@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.packs import pack_name
+from buildsvc.cache.roots import Location
 from buildsvc.errors import CorruptObject
 from buildsvc.store.contract import Store
 from buildsvc.store.faults import Fail, FaultyStore, Hold, Rule
@@ -29,16 +31,35 @@ FOREVER = 30.0
 
 
 class WatchedDownloads(Downloads):
-    """Tells of each segment that has been downloaded."""
+    """Tells of each segment that has been downloaded, and how many bytes were staged at most."""
 
-    def __init__(self, store: Store, staging: Path, slots: Slots) -> None:
-        super().__init__(store, staging, slots)
+    def __init__(self, store: Store, staging: Path, slots: Slots, *, trees: Slots) -> None:
+        super().__init__(store, staging, slots, trees=trees)
         self.segments: asyncio.Queue[Path] = asyncio.Queue()
+        self.most_staged = 0
 
     async def segment(self, plan: SegmentPlan, urgency: Urgency) -> Path:
+        await self._look()
         path = await super().segment(plan, urgency)
         self.segments.put_nowait(path)
         return path
+
+    @asynccontextmanager
+    async def tree(self, locations: Sequence[Location], urgency: Urgency) -> AsyncIterator[Path]:
+        async with super().tree(locations, urgency) as path:
+            await self._look()
+            yield path
+
+    async def _look(self) -> None:
+        self.most_staged = max(self.most_staged, await asyncio.to_thread(_bytes, self._staging))
+
+
+def _bytes(directory: Path) -> int:
+    size = 0
+    for file in directory.iterdir():
+        with suppress(FileNotFoundError):
+            size += file.stat().st_size
+    return size
 
 
 class Scene:
@@ -49,17 +70,19 @@ class Scene:
         self.agent = FakeAgent()
         self.status = Status()
         self.lost: asyncio.Queue[str] = asyncio.Queue()
-        self.slots = Slots(4, 1 << 20)
+        self.slots, self.trees = Slots(4, 1 << 20), Slots(4, 1 << 20)
         self.demand_timeout = FOREVER
         self.script: Sequence[Rule] = ()
         self.root = cache_pb2.Root()
         self.room: Callable[[int], bool] = lambda _: True
 
-    async def publish(self, used: tuple[str, ...] = ()) -> None:
+    async def publish(
+        self, used: tuple[str, ...] = (), snapshots: Mapping[str, bytes] = SNAPSHOTS
+    ) -> None:
         store = LocalStore(self.directory / "store")
         packs = self.directory / "packs"
         packs.mkdir()
-        self.root = await generation(store, packs, SNAPSHOTS, {BLOB: b"blob" * 100}, used)
+        self.root = await generation(store, packs, snapshots, {BLOB: b"blob" * 100}, used)
         await store.close()
 
     def pack_of(self, name: str) -> str:
@@ -73,7 +96,7 @@ class Scene:
         down = self.directory / "down"
         down.mkdir()
         store = FaultyStore(LocalStore(self.directory / "store"), self.script)
-        self.downloads = WatchedDownloads(store, down, self.slots)
+        self.downloads = WatchedDownloads(store, down, self.slots, trees=self.trees)
         async with connected(self.agent, self.directory) as client:
             restorer = Restorer(
                 client,
@@ -90,7 +113,7 @@ class Scene:
         await store.close()
         # Whatever happened, nothing stays staged.
         assert list(down.iterdir()) == []
-        assert self.slots._staged == 0
+        assert (self.slots._staged, self.trees._staged) == (0, 0)
 
     @asynccontextmanager
     async def running(self, *, calm: bool = True) -> AsyncIterator[Restorer]:
@@ -193,7 +216,7 @@ async def test_a_prefetch_that_fails_harms_nobody(scene: Scene, trouble: str) ->
         assert sum(bool(data) for data in scene.agent.filled.values()) == 4
         assert scene.lost.empty()
         # Only of a chunk that was corrupt twice is its pack to blame.
-        assert bool(scene.downloads.lost) == (trouble == "corrupt")
+        assert bool(scene.downloads.losses) == (trouble == "corrupt")
     assert sum(scene.status.counts.family("errors").values()) == 1
 
 
@@ -276,6 +299,19 @@ async def test_complete_says_what_cannot_be_had(scene: Scene) -> None:
     async with scene.running(calm=False) as restorer:
         with pytest.raises(CorruptObject, match="c could not be restored"):
             await restorer.complete(lambda _: True)
+
+
+async def test_a_complete_restore_stages_no_more_than_its_limit(scene: Scene) -> None:
+    """Trees too, although all objects are wanted at once and each needs its tree to the end."""
+    await scene.publish(snapshots={f"s{n}": random.Random(n).randbytes(50) for n in range(30)})
+    contents = Plan(scene.root).contents.values()
+    tree = max(sum(at.length for at in content.tree) for content in contents)
+    assert all(content.stored <= 3 * tree for content in contents)
+    scene.slots, scene.trees = Slots(8, 6 * tree), Slots(8, 2 * tree)
+    async with scene.running() as restorer:
+        await restorer.complete(lambda _: True)
+        assert tree < scene.downloads.most_staged <= 8 * tree
+    assert len(scene.agent.filled) == 31
 
 
 async def test_without_room_only_what_is_asked_for_is_fetched(scene: Scene) -> None:

@@ -120,8 +120,9 @@ class Store:
             raise StoreError("the store is broken")
         return self._directory / f"{plan.chunks[0].chunk}-{pack.hex()}"
 
-    async def content_file(self, locations: Iterable[Location], urgency: Urgency) -> Path:  # noqa: ARG002
-        return self._directory / "tree"
+    @asynccontextmanager
+    async def tree(self, locations: Iterable[Location], urgency: Urgency) -> AsyncIterator[Path]:  # noqa: ARG002
+        yield self._directory / "tree"
 
     def released(self, plan: SegmentPlan) -> None: ...
 
