@@ -101,28 +101,37 @@ class Downloads:
 
     A tree stays staged until its object is laid out, which needs segments: so trees have
     ``trees``, slots and bytes of their own, and never wait for one another's segments.
+    ``losses`` learns what turns out missing, cut short or corrupt.
     """
 
-    def __init__(self, store: Store, staging: Path, slots: Slots, *, trees: Slots) -> None:
+    def __init__(
+        self, store: Store, staging: Path, slots: Slots, *, trees: Slots, losses: Losses
+    ) -> None:
         self._store = store
         self._staging = staging
         self._slots = slots
         self._trees = trees
         self._names = itertools.count(1)
-        #: What turned out missing, cut short or corrupt.
-        self.losses = Losses()
+        self.losses = losses
         #: Segments downloaded so far: whoever waits in the queue sees that it moves.
         self.finished = 0
 
     @classmethod
-    def within(cls, limit: int, store: Store, staging: Path, *, concurrency: int) -> Self:
+    def within(
+        cls, limit: int, store: Store, staging: Path, *, concurrency: int, losses: Losses
+    ) -> Self:
         """Return downloads whose files have at most ``limit`` bytes, a quarter of them trees.
 
         A tree or a segment that has more is staged when no other is.
         """
         trees = limit // _TREES
-        slots = Slots(concurrency, limit - trees)
-        return cls(store, staging, slots, trees=Slots(concurrency, trees))
+        return cls(
+            store,
+            staging,
+            Slots(concurrency, limit - trees),
+            trees=Slots(concurrency, trees),
+            losses=losses,
+        )
 
     async def segment(self, plan: SegmentPlan, urgency: Urgency) -> Path:
         """Download one segment and return its file; ``released`` when the agent is done with it.

@@ -79,6 +79,7 @@ class Epoch:
         self.active_builds = self._builds.active
         self.finished = self._builds.finished
         self._restorer: Restorer | None = None
+        #: Of all generations that were tried: what one lacks, another one may name too.
         self._losses = Losses()
         self._restoring: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -129,12 +130,12 @@ class Epoch:
             self._store,
             self._paths.down,
             concurrency=self._settings.download_concurrency,
+            losses=self._losses,
         )
         return await loadable(found, downloads, self._paths)
 
     def prefetch(self, ready: Loadable) -> None:
         """Begin to download what the last build used, also before the agent is there."""
-        self._losses = ready.downloads.losses
         self._restorer = Restorer(
             self._agent,
             ready.downloads,

@@ -13,8 +13,8 @@ class Losses:
 
     packs: set[bytes] = field(default_factory=set)
     """Digests of packs that are missing or cut short."""
-    chunks: dict[bytes, bytes] = field(default_factory=dict)
-    """Digests of corrupt chunks, and of the pack that each is in."""
+    chunks: set[tuple[bytes, bytes]] = field(default_factory=set)
+    """Digests of corrupt chunks, each with that of the pack that it is corrupt in."""
 
     def __len__(self) -> int:
         return len(self.packs) + len(self.chunks)
@@ -25,13 +25,13 @@ class Losses:
 
     def corrupt(self, at: Location) -> None:
         """Add a chunk that is not what its name says."""
-        self.chunks[at.digest] = at.pack
+        self.chunks.add((at.digest, at.pack))
 
     @property
     def suspects(self) -> frozenset[bytes]:
         """Packs that nothing new is to rely on: lost, or with a corrupt chunk in them."""
-        return frozenset(self.packs) | frozenset(self.chunks.values())
+        return frozenset(self.packs) | {pack for _, pack in self.chunks}
 
     def readable(self, at: Location) -> bool:
-        """Whether the chunk may be there: its pack is, and nobody has found it to be corrupt."""
-        return at.pack not in self.packs and at.digest not in self.chunks
+        """Whether the chunk may be there: its pack is, and nobody has found it corrupt in it."""
+        return at.pack not in self.packs and (at.digest, at.pack) not in self.chunks

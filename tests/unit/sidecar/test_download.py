@@ -11,6 +11,7 @@ from buildsvc.cache import chunks
 from buildsvc.cache.packs import pack_name
 from buildsvc.errors import CorruptObject, ObjectNotFound
 from sidecar.download import Downloads, Slots
+from sidecar.losses import Losses
 from sidecar.segments import cut
 from tests.unit.cache.fakes import MemoryStore, make_catalog
 
@@ -150,9 +151,8 @@ async def test_content_is_the_same_in_memory_and_in_a_file(tmp_path: Path) -> No
     name = pack_name(locations[0].pack)
     store.objects[name] = file.read_bytes()
     (tmp_path / "down").mkdir()
-    slots, trees = Slots(2, 1000), Slots(2, 1000)
-    downloads = Downloads(store, tmp_path / "down", slots, trees=trees)
-    lost = downloads.losses
+    slots, trees, lost = Slots(2, 1000), Slots(2, 1000), Losses()
+    downloads = Downloads(store, tmp_path / "down", slots, trees=trees, losses=lost)
     assert await downloads.content(locations, lambda: 0) == expected
     async with downloads.tree(locations, lambda: 0) as path:
         assert path.read_bytes() == expected
@@ -161,7 +161,7 @@ async def test_content_is_the_same_in_memory_and_in_a_file(tmp_path: Path) -> No
     with pytest.raises(CorruptObject):
         await downloads.tree(locations, lambda: 0).__aenter__()
     # That they are in one pack says nothing of the others.
-    assert lost.chunks.keys() <= {at.digest for at in locations}
+    assert lost.chunks <= {(at.digest, at.pack) for at in locations}
     assert lost.suspects == {locations[0].pack}
     assert not lost.packs
     del store.objects[name]

@@ -25,6 +25,7 @@ from buildsvc.store.local import LocalStore
 from sidecar import databases
 from sidecar.download import Downloads
 from sidecar.locate import Cold, Found, PassedOver, loadable, locate
+from sidecar.losses import Losses
 from sidecar.paths import EpochPaths
 from tests.unit.cache.fakes import make_root, make_tree
 from tests.unit.sidecar.fakeagent import generation
@@ -247,7 +248,7 @@ async def found_in(store: Store, directory: Path) -> Found:
 
 
 def down(store: Store, paths: EpochPaths) -> Downloads:
-    return Downloads.within(1 << 20, store, paths.down, concurrency=2)
+    return Downloads.within(1 << 20, store, paths.down, concurrency=2, losses=Losses())
 
 
 async def test_what_the_daemon_needs_is_there(

@@ -18,6 +18,7 @@ from buildsvc.store.contract import Store
 from buildsvc.store.faults import Fail, FaultyStore, Hold, Rule
 from buildsvc.store.local import LocalStore
 from sidecar.download import Downloads, Slots, Urgency
+from sidecar.losses import Losses
 from sidecar.plan import ObjectKey, Plan
 from sidecar.restore import Restorer
 from sidecar.segments import SegmentPlan
@@ -33,8 +34,10 @@ FOREVER = 30.0
 class WatchedDownloads(Downloads):
     """Tells of each segment that has been downloaded, and how many bytes were staged at most."""
 
-    def __init__(self, store: Store, staging: Path, slots: Slots, *, trees: Slots) -> None:
-        super().__init__(store, staging, slots, trees=trees)
+    def __init__(
+        self, store: Store, staging: Path, slots: Slots, *, trees: Slots, losses: Losses
+    ) -> None:
+        super().__init__(store, staging, slots, trees=trees, losses=losses)
         self.segments: asyncio.Queue[Path] = asyncio.Queue()
         self.most_staged = 0
 
@@ -96,7 +99,9 @@ class Scene:
         down = self.directory / "down"
         down.mkdir()
         store = FaultyStore(LocalStore(self.directory / "store"), self.script)
-        self.downloads = WatchedDownloads(store, down, self.slots, trees=self.trees)
+        self.downloads = WatchedDownloads(
+            store, down, self.slots, trees=self.trees, losses=Losses()
+        )
         async with connected(self.agent, self.directory) as client:
             restorer = Restorer(
                 client,
