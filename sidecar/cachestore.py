@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildsvc.cache.keys import CacheKey
-from buildsvc.errors import EnvironmentUnfit
+from buildsvc.errors import ConfigError, EnvironmentUnfit
+from buildsvc.store.address import uses_instance_role
 from buildsvc.store.contract import Store
 from buildsvc.store.meter import MeteredStore, StoreUse
 from buildsvc.store.open import open_store
@@ -62,6 +63,26 @@ def cache_keys(settings: Settings, buildkit_version: str) -> Keys:
         )
 
     return Keys(key(settings.cache_key), tuple(key(name) for name in settings.fallback_key))
+
+
+def check_role(settings: Settings, *, isolated: bool) -> None:
+    """Refuse a machine's role where builds could have it too.
+
+    ``isolated`` says that RUN steps have a network without the metadata addresses.
+
+    Raises:
+        ConfigError: the store is used with that role, and nobody has accepted the risk.
+    """
+    if isolated or settings.allow_instance_role or not uses_instance_role(settings.store):
+        return
+    raise ConfigError(
+        "RUN steps of a build could take the role with which the store is used",
+        expected="credentials that only the sidecar has, or RUN steps in a network of their own",
+        found=f"credentials=ecs in the store's address, RUN steps on the host's network "
+        f"(network {settings.network}: {settings.origin('network')})",
+        advice="give this pod /dev/net/tun, or use RRSA (credentials=oidc), or "
+        "--allow-instance-role if every build may do with the store what the role may",
+    )
 
 
 def cache_store(settings: Settings, use: StoreUse) -> Store:

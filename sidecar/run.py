@@ -41,7 +41,8 @@ async def run(settings: Settings, listener: socket.socket, status: Status) -> in
         from sidecar.trust import read_trust
 
         trust = await asyncio.to_thread(read_trust, settings)
-        store = await stack.enter_async_context(_store(settings, status))
+        isolated = beginning.network == "own"
+        store = await stack.enter_async_context(_store(settings, status, isolated=isolated))
         life = Lifecycle(settings, listener, status, beginning, store=store, trust=trust, stop=stop)
         await stack.enter_async_context(surface(settings, status, life))
         await life.run()
@@ -52,12 +53,15 @@ async def run(settings: Settings, listener: socket.socket, status: Status) -> in
 
 
 @asynccontextmanager
-async def _store(settings: Settings, status: Status) -> AsyncIterator[Store | None]:
+async def _store(
+    settings: Settings, status: Status, *, isolated: bool
+) -> AsyncIterator[Store | None]:
     if not settings.store:
         yield None
         return
     from sidecar import cachestore
 
+    cachestore.check_role(settings, isolated=isolated)
     store = cachestore.cache_store(settings, status.store)
     try:
         yield store

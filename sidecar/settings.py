@@ -133,6 +133,14 @@ class Settings:
         "URL",
         _CACHE,
     )
+    allow_instance_role: bool = setting(
+        parse_switch,
+        "off",
+        "Accept that RUN steps on the host's network can take the instance's role, with which the "
+        "store is used (credentials=ecs).",
+        "on|off",
+        _CACHE,
+    )
     cache_key: str = setting(
         parse_key_name,
         "default",

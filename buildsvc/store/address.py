@@ -40,6 +40,18 @@ def shown_address(address: str) -> str:
     return f"{scheme}://{user}{parts['host']}{parts['port'] or ''}{parts['path'] or ''}{query}"
 
 
+def uses_instance_role(address: str) -> bool:
+    """Whether requests to the store at a valid address are signed as the machine's own role.
+
+    Whoever reaches the machine's metadata address can have that role. Raises ConfigError.
+    """
+    if not address.startswith("oss://"):
+        return False
+    from buildsvc.store.ossaddress import parse_oss_address
+
+    return parse_oss_address(address).credentials == "ecs"
+
+
 def check_address(address: str) -> SplitResult:
     """The parts of a store's address; needs no store to be imported.
 

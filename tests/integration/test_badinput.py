@@ -102,6 +102,14 @@ async def test_a_root_that_is_a_file(directory: Path) -> None:
     assert "what to do:" in ended.err
 
 
+async def test_a_role_that_run_steps_on_the_hosts_network_could_take(directory: Path) -> None:
+    store = "--store=oss://bucket/cache?region=cn-hangzhou&credentials=ecs"
+    ended = await run(directory, store, "--network=host")
+    assert ended.code == 78
+    assert "RUN steps of a build could take the role" in ended.err
+    assert "--allow-instance-role" in ended.err
+
+
 async def test_a_store_that_is_a_file_starts_cold(directory: Path) -> None:
     (directory / "file").write_text("mine")
     place = context(directory / "context", BASE + "RUN echo hello > /hello\n")

@@ -16,6 +16,7 @@ from sidecar.cachestore import (
     buildkit_version,
     cache_keys,
     cache_store,
+    check_role,
     this_platform,
 )
 from sidecar.settings import Settings
@@ -88,6 +89,31 @@ def test_templates_are_filled_before_keys_are_made() -> None:
 def test_a_store_of_no_known_kind_is_a_setting_that_is_wrong() -> None:
     with pytest.raises(ConfigError):
         cache_store(settings(store="ftp://host/dir"), StoreUse())
+
+
+ROLE = "oss://bucket/prefix?region=cn-hangzhou&credentials=ecs"
+
+
+def test_a_role_that_run_steps_could_have() -> None:
+    with pytest.raises(ConfigError, match=r"take the role .*--allow-instance-role") as caught:
+        check_role(settings(store=ROLE, network="host"), isolated=False)
+    assert "network host" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("store", "values", "isolated"),
+    [
+        (ROLE, {}, True),
+        (ROLE, {"allow_instance_role": "on"}, False),
+        (ROLE.replace("=ecs", "=oidc"), {}, False),
+        ("s3://bucket/credentials=ecs", {}, False),
+        ("/credentials=ecs", {}, False),
+    ],
+)
+def test_credentials_that_run_steps_do_not_have(
+    store: str, values: dict[str, object], *, isolated: bool
+) -> None:
+    check_role(settings(store=store, **values), isolated=isolated)
 
 
 async def test_downloads_wait_for_their_slots_and_not_for_connections() -> None:

@@ -74,6 +74,7 @@ def test_every_setting_can_be_set_by_every_source(config: Path, tmp_path: Path) 
         "network": "host",
         "deny_cidr": "10.0.0.0/8,fd00::/8",
         "store": "file:///s",
+        "allow_instance_role": "on",
         "cache_key": "feature/x",
         "fallback_key": "main,release",
         "tenant": "t",
