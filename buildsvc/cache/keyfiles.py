@@ -46,8 +46,13 @@ def read_key(path: Path) -> tuple[str, str]:
 def _create(path: Path, data: bytes, mode: int) -> None:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with open(fd, "wb") as file:
-            file.write(data)
+        try:
+            with open(fd, "wb") as file:
+                file.write(data)
+        except OSError:
+            # Half a key would only be in the way of the next try.
+            path.unlink()
+            raise
     except OSError as error:
         raise CannotCreate(
             f"the key file {path} cannot be made: {error.strerror}",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import subprocess
 import sys
 import uuid
 from pathlib import Path
+from typing import IO
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from buildsvc import cli
+from buildsvc.cache import keyfiles
 from buildsvc.cache.signing import SigningKey, VerifyKey
 from buildsvc.store.check import PROBES
 from buildsvc.store.faults import FaultyStore
@@ -139,6 +144,28 @@ def test_a_new_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["key", "show", str(signing), str(verify)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == [f"{name}  signing  {signing}", f"{name}  verify   {verify}"]
+
+
+@pytest.mark.parametrize("full", ["signing.pem", "verify.pem"])
+def test_a_key_that_cannot_be_written_is_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def opened(fd: int, mode: str) -> IO[bytes]:
+        if not os.readlink(f"/proc/self/fd/{fd}").endswith(full):
+            return os.fdopen(fd, mode)
+        os.close(fd)
+        return Full()
+
+    argv = ["key", "new", str(tmp_path / "signing.pem"), str(tmp_path / "verify.pem")]
+    with monkeypatch.context() as patched:
+        patched.setattr(keyfiles, "open", opened, raising=False)
+        assert cli.main(argv) == 73
+    assert list(tmp_path.iterdir()) == []
+    assert cli.main(argv) == 0
 
 
 @pytest.mark.parametrize("there", ["signing.pem", "verify.pem"])
