@@ -81,10 +81,17 @@ def _github_branch(variables: Variables) -> Fact | None:
 
 def _remote(variables: Variables) -> Fact | None:
     """Return host and path of the address of a Git repository, without user and password."""
-    found = re.fullmatch(
-        r"(?:[a-z+]+://)?(?:[^@/]*@)?([^/:@]*)(?::\d+(?=/))?[:/]+(.+?)(?:\.git)?/*",
-        variables.get("GIT_URL", ""),
-    )
+    url = variables.get("GIT_URL", "")
+    _, separator, rest = url.partition("://")
+    # Without a scheme it is `user@host:path`, or a path.
+    authority, slash, path = rest.partition("/") if separator else url.partition(":")
+    if not separator and "/" in authority:
+        authority, slash, path = "", "", url
+    if "@" in path:
+        # The end of a password with a slash, perhaps.
+        return None
+    address = f"{authority.rpartition('@')[2]}{slash}{path}"
+    found = re.fullmatch(r"([^/:@]*)(?::\d+(?=/))?[:/]+(.+?)(?:\.git)?/*", address)
     return Fact("/".join(part for part in found.groups() if part)) if found else None
 
 

@@ -80,11 +80,28 @@ def test_what_each_system_makes_of_a_template(variables: dict[str, str], names: 
         ("git.example.com:app.git", "git.example.com/app"),
         ("/srv/git/app.git", "srv/git/app"),
         ("file:///srv/git/app.git", "srv/git/app"),
+        ("https://me:pass@word@git.example.com/acme/app", "git.example.com/acme/app"),
+        ("HTTPS://me:secret@git.example.com/acme/app", "git.example.com/acme/app"),
     ],
 )
 def test_addresses_of_repositories(url: str, repository: str) -> None:
     (name,) = key_names("{repository}", (), {"GIT_URL": url})
     assert unquote(name) == repository
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://me:hun/ter2@git.example.com/acme/app",
+        "me:hunter2@git.example.com:acme/app",
+        "hunter2@git.example.com/acme/app",
+        "/srv/hunter2@git/app",
+    ],
+)
+def test_what_may_be_a_password_is_not_in_a_name(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        key_names("{repository}", (), {"GIT_URL": url})
+    assert "ter2" not in str(caught.value)
 
 
 def test_a_request_from_a_branch_called_main_is_not_main() -> None:
