@@ -21,6 +21,8 @@ CREDENTIALS: Mapping[str, str] = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCES
 
 #: Seconds after which it does not start any more.
 _PATIENCE = 60.0
+#: Starts, each on another port, after which it is not the port.
+_STARTS = 5
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,11 @@ def running(directory: Path, *, tls: bool = False) -> Iterator[Minio]:
     """Serve from an empty directory; over TLS with an authority of its own."""
     program = shutil.which("minio")
     assert program is not None, "there is no program minio; run `make setup`"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     data = directory / "data"
     # A directory is a bucket.
     for bucket in (BUCKET, EMPTY_BUCKET):
         (data / bucket).mkdir(parents=True)
-    argv = [program, "server", f"--address=127.0.0.1:{port}"]
-    if tls:
-        argv.append(f"--certs-dir={_certificates(directory / 'certificates')}")
+    options = [f"--certs-dir={_certificates(directory / 'certificates')}"] if tls else []
     environment = {
         "HOME": str(directory),
         "MINIO_ROOT_USER": KEY_ID,
@@ -69,17 +66,29 @@ def running(directory: Path, *, tls: bool = False) -> Iterator[Minio]:
         "MINIO_UPDATE": "off",
     }
     log = directory / "minio.log"
-    with log.open("wb") as output:
-        child = subprocess.Popen(
-            [*argv, str(data)],
-            env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-        )  # fmt: skip
-    try:
-        _wait_ready(child, log)
-        yield Minio(f"{'https' if tls else 'http'}://127.0.0.1:{port}", directory)
-    finally:
-        child.kill()
-        child.wait()
+    for _ in range(_STARTS):
+        port = _free_port()
+        with log.open("wb") as output:
+            child = subprocess.Popen(
+                [program, "server", f"--address=127.0.0.1:{port}", *options, str(data)],
+                env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            )  # fmt: skip
+        try:
+            # Somebody else may have taken the port meanwhile.
+            if _becomes_ready(child, log):
+                yield Minio(f"{'https' if tls else 'http'}://127.0.0.1:{port}", directory)
+                return
+        finally:
+            child.kill()
+            child.wait()
+    raise AssertionError(log.read_text())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _certificates(directory: Path) -> Path:
@@ -89,10 +98,13 @@ def _certificates(directory: Path) -> Path:
     return directory
 
 
-def _wait_ready(child: subprocess.Popen[bytes], log: Path) -> None:
+def _becomes_ready(child: subprocess.Popen[bytes], log: Path) -> bool:
+    """Wait until it serves; False when it ends instead."""
     # It says so in its log, and to nobody else.
     end = time.monotonic() + _PATIENCE
     while b"\nAPI: " not in log.read_bytes():
-        assert child.poll() is None, log.read_text()
+        if child.poll() is not None:
+            return False
         assert time.monotonic() < end, log.read_text()
         time.sleep(0.02)
+    return True
