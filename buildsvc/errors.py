@@ -112,6 +112,10 @@ class StoreRefused(StoreError):
     exit_code = 77
 
 
+class UnreadableObject(StoreRefused):
+    """One object cannot be read as it is: it is larger than its readers take, or archived."""
+
+
 class CacheError(BuildsvcError):
     """The cache in the store cannot be used as it is (EX_DATAERR)."""
 

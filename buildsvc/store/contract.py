@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_GET = 256 << 20
-"""Largest object, in bytes, that ``get`` returns; beyond it, read ranges."""
+"""Largest object, in bytes, that ``get`` returns unless told otherwise; beyond it, read ranges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +48,21 @@ class Store(Protocol):
 
     * ``InvalidName``: the name or prefix is not valid; nothing was done;
     * ``StoreUnavailable``: a passing failure. A write may or may not have taken effect;
-    * ``StoreRefused``: permission, full disk or misconfiguration; retrying does not help.
+    * ``StoreRefused``: permission, full disk or misconfiguration; retrying does not help;
+    * ``UnreadableObject``, from what reads: this object lies in an archive, others may be read.
 
     What goes wrong with the caller's own file (``path``, ``fd``) is raised as ``OSError``.
     A cancelled write may still take effect, whole. No reader ever sees a part of an object.
     """
 
-    async def get(self, name: str) -> bytes:
-        """Return the whole object, of at most ``MAX_GET`` bytes (else ``StoreRefused``).
+    async def get(self, name: str, *, limit: int = MAX_GET) -> bytes:
+        """Return the whole object, of at most ``limit`` bytes.
+
+        Of a larger one no more than about that many are read: anybody may have put it there.
 
         Raises:
             ObjectNotFound: no such object.
+            UnreadableObject: it is larger.
         """
         ...
 

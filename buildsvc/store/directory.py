@@ -12,13 +12,13 @@ import stat
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from buildsvc.errors import ObjectExists, ObjectNotFound, StoreRefused
-from buildsvc.store.contract import MAX_GET, ObjectStat
+from buildsvc.errors import ObjectExists, ObjectNotFound
+from buildsvc.store.contract import ObjectStat
 from buildsvc.store.copying import copy_range
 from buildsvc.store.drafts import Draft, make_directories, remove_stale
 from buildsvc.store.marker import is_store, make_store
 from buildsvc.store.oserrors import CALLERS_TARGET, reading_error, writing_error
-from buildsvc.store.ranges import short_object
+from buildsvc.store.ranges import short_object, too_large
 from buildsvc.store.walk import walk
 
 if TYPE_CHECKING:
@@ -41,17 +41,12 @@ class ObjectDirectory:
         self._recognised = False
         self._writable = False
 
-    def read(self, name: str) -> bytes:
-        """The whole object."""
+    def read(self, name: str, limit: int) -> bytes:
+        """The whole object, of at most ``limit`` bytes."""
         fd, size = self._open(name)
         try:
-            if size > MAX_GET:
-                raise StoreRefused(
-                    f"{name} is too large to be read at once",
-                    expected=f"at most {MAX_GET} bytes",
-                    found=f"{size} bytes",
-                    advice="remove the object if buildsvc did not write it",
-                )
+            if size > limit:
+                raise too_large(name, limit, size)
             return self._read_exactly(fd, name, 0, size)
         finally:
             os.close(fd)

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from buildsvc.errors import ShortObject, StoreUnavailable
+from buildsvc.store.contract import MAX_GET
 from buildsvc.store.copying import write_at
 
 if TYPE_CHECKING:
@@ -92,10 +93,10 @@ class FaultyStore:
         self._counts = [0] * len(self._script)
         self.calls: list[tuple[str, str]] = []
 
-    async def get(self, name: str) -> bytes:
+    async def get(self, name: str, *, limit: int = MAX_GET) -> bytes:
         """See ``Store.get``."""
         fault = self._next("get", name)
-        return _damaged(await _disturbed(fault, self._inner.get, name), fault)
+        return _damaged(await _disturbed(fault, self._inner.get, name, limit=limit), fault)
 
     async def get_range(self, name: str, start: int, length: int) -> bytes:
         """See ``Store.get_range``."""

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 from buildsvc.errors import StoreUnavailable
 from buildsvc.store.contract import MAX_GET, ObjectStat
-from buildsvc.store.httpbody import copy_part, read_all, read_part, stat_of
+from buildsvc.store.httpbody import copy_part, read_document, read_object, read_part, stat_of
 from buildsvc.store.httpconnection import Call, Origin
 from buildsvc.store.httpexchange import Answer, Exchanges, Request
 from buildsvc.store.httplist import parse_page
@@ -62,10 +62,10 @@ class HttpStore:
         self._threads = Threads(connections, "http-store")
         self._exchanges = Exchanges(self._origin, timeouts)
 
-    async def get(self, name: str) -> bytes:
+    async def get(self, name: str, *, limit: int = MAX_GET) -> bytes:
         """See ``Store.get``."""
         request = Request("GET", check_name(name), _OK)
-        return await self._ask(request, lambda answer: read_all(answer, name, MAX_GET))
+        return await self._ask(request, lambda answer: read_object(answer, name, limit))
 
     async def get_range(self, name: str, start: int, length: int) -> bytes:
         """See ``Store.get_range``."""
@@ -148,7 +148,7 @@ class HttpStore:
         query = "?" + urlencode({"prefix": prefix, "after": after})
 
         def read(answer: Answer) -> tuple[tuple[ObjectStat, ...], bool]:
-            return parse_page(read_all(answer, "", _MAX_LIST_ANSWER), prefix, after)
+            return parse_page(read_document(answer, "the list", _MAX_LIST_ANSWER), prefix, after)
 
         return await self._ask(Request("GET", "", _OK, query=query), read)
 

@@ -6,11 +6,11 @@ import re
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from buildsvc.errors import StoreRefused, StoreUnavailable
+from buildsvc.errors import StoreUnavailable
 from buildsvc.store.contract import ObjectStat
 from buildsvc.store.copying import write_at
 from buildsvc.store.httplist import not_an_object_server
-from buildsvc.store.ranges import short_object
+from buildsvc.store.ranges import short_object, too_large
 
 if TYPE_CHECKING:
     import threading
@@ -22,16 +22,37 @@ _LENGTH = re.compile(r"[0-9]{1,18}")
 _CONTENT_RANGE = re.compile(rf"bytes ({_LENGTH.pattern})-({_LENGTH.pattern})/(?:[0-9]+|\*)")
 
 
-def read_all(answer: Answer, name: str, limit: int) -> bytes:
-    """The body, of at most ``limit`` bytes; ``name`` is the object's, empty for a listing.
+def read_object(answer: Answer, name: str, limit: int) -> bytes:
+    """The body, which is an object of at most ``limit`` bytes.
+
+    Raises:
+        StoreUnavailable: it may be cut off.
+        UnreadableObject: it is larger.
+    """
+    data = _read(answer, name, limit)
+    if data is None:
+        raise too_large(name, limit)
+    return data
+
+
+def read_document(answer: Answer, what: str, limit: int) -> bytes:
+    """The body, which is the server's own words, of at most ``limit`` bytes.
 
     Raises:
         StoreUnavailable: it may be cut off.
         StoreRefused: it is larger.
     """
+    data = _read(answer, what, limit)
+    if data is None:
+        raise not_an_object_server(what, f"at most {limit} bytes", "more")
+    return data
+
+
+def _read(answer: Answer, what: str, limit: int) -> bytes | None:
+    """The body; None if it is larger. Raises ``StoreUnavailable``: it may be cut off."""
     if not answer.delimited:
         raise StoreUnavailable(
-            f"{name or 'the list of objects'} may have arrived cut off",
+            f"{what} may have arrived cut off",
             expected="an answer with Content-Length, or in chunks",
             found="one that ends with the connection",
         )
@@ -40,11 +61,7 @@ def read_all(answer: Answer, name: str, limit: int) -> bytes:
     while count := answer.readinto(answer.buffer):
         size += count
         if size > limit:
-            raise StoreRefused(
-                f"{name or 'the list of objects'} is too large to be read at once",
-                expected=f"at most {limit} bytes",
-                advice="remove the object if buildsvc did not write it",
-            )
+            return None
         parts.append(bytes(answer.buffer[:count]))
     return b"".join(parts)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from buildsvc.store.contract import MAX_GET
 from buildsvc.store.pages import by_page
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ class LimitedStore:
         self._inner = inner
         self._slots = asyncio.Semaphore(limit)
 
-    async def get(self, name: str) -> bytes:
+    async def get(self, name: str, *, limit: int = MAX_GET) -> bytes:
         """See ``Store.get``."""
         async with self._slots:
-            return await self._inner.get(name)
+            return await self._inner.get(name, limit=limit)
 
     async def get_range(self, name: str, start: int, length: int) -> bytes:
         """See ``Store.get_range``."""

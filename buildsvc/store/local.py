@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from buildsvc.errors import StoreUnavailable
+from buildsvc.store.contract import MAX_GET
 from buildsvc.store.directory import ObjectDirectory
 from buildsvc.store.names import check_name, check_prefix
 from buildsvc.store.ranges import check_range
@@ -37,9 +38,9 @@ class LocalStore:
         """Where the object of this name lies, whether it is there or not."""
         return self._root / check_name(name)
 
-    async def get(self, name: str) -> bytes:
+    async def get(self, name: str, *, limit: int = MAX_GET) -> bytes:
         """See ``Store.get``."""
-        return await self._threads.run(self._directory.read, check_name(name))
+        return await self._threads.run(self._directory.read, check_name(name), limit)
 
     async def get_range(self, name: str, start: int, length: int) -> bytes:
         """See ``Store.get_range``."""

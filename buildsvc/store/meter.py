@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from buildsvc.errors import StoreError
+from buildsvc.store.contract import MAX_GET
 from buildsvc.store.pages import by_page
 from buildsvc.store.threads import Threads
 
@@ -52,10 +53,10 @@ class MeteredStore:
         self._clock = clock
         self._threads = Threads(1, "meter")
 
-    async def get(self, name: str) -> bytes:
+    async def get(self, name: str, *, limit: int = MAX_GET) -> bytes:
         """See ``Store.get``."""
         async with self._entry("get"):
-            data = await self._inner.get(name)
+            data = await self._inner.get(name, limit=limit)
             self._use.bytes_in += len(data)
             return data
 

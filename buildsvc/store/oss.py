@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from buildsvc.errors import StoreRefused, StoreUnavailable
 from buildsvc.store.contract import MAX_GET, ObjectStat
 from buildsvc.store.crc64 import CheckedUpload, crc_of
-from buildsvc.store.httpbody import copy_part, read_all, read_part, stat_of
+from buildsvc.store.httpbody import copy_part, read_object, read_part, stat_of
 from buildsvc.store.httplist import not_an_object_server
 from buildsvc.store.names import check_name, check_prefix, is_name
 from buildsvc.store.ossbucket import OssBucket
@@ -57,13 +57,13 @@ class OssStore:
         self._address = address
         self._bucket = OssBucket(address, credentials, timeouts, connections)
 
-    async def get(self, name: str) -> bytes:
+    async def get(self, name: str, *, limit: int = MAX_GET) -> bytes:
         """See ``Store.get``."""
         key = self._address.key(check_name(name))
 
         def read(requests: OssRequests) -> bytes:
             answer = requests.get(key, _NONE)
-            data = read_all(answer, name, MAX_GET)
+            data = read_object(answer, name, limit)
             _check_crc(answer, name, "read", crc_of(data))
             return data
 

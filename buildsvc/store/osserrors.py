@@ -18,6 +18,7 @@ from buildsvc.errors import (
     StoreUnavailable,
 )
 from buildsvc.store.httpstatus import is_passing, parse_retry_after
+from buildsvc.store.ranges import archived
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,6 +88,9 @@ def oss_error(
         return ObjectNotFound(f"no object {name}", found=found)
     if status == 409 and creates and code == "FileAlreadyExists":
         return ObjectExists(f"there is an object {name} already", found=found)
+    # https://www.alibabacloud.com/help/en/oss/user-guide/restore-objects
+    if code == "InvalidObjectState":
+        return archived(name, found)
     if status == 416:
         return ShortObject(f"{name} is shorter than its readers expect", found=found)
     if is_passing(status) or code in _PASSING:

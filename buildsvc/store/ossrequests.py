@@ -21,7 +21,7 @@ import oss2
 
 from buildsvc.errors import StoreRefused
 from buildsvc.store.contract import ObjectStat
-from buildsvc.store.httpbody import read_all
+from buildsvc.store.httpbody import read_document
 from buildsvc.store.httpexchange import Answer, Exchanges, Request
 from buildsvc.store.osserrors import OssProblem, OssProblemError
 
@@ -210,7 +210,7 @@ class _Response:
         del amount
         if self.status in _OK:
             # Once more at its end there is nothing.
-            self.document = self.document or read_all(self.answer, "", _MAX_ANSWER)
+            self.document = self.document or read_document(self.answer, "a document", _MAX_ANSWER)
             return self.document
         view = self.answer.buffer[:_MAX_ERROR]
         return bytes(view[: self.answer.readinto(view)])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from buildsvc.errors import ConfigError, StoreRefused, StoreUnavailable
-from buildsvc.store.httpbody import read_all
+from buildsvc.store.httpbody import read_document
 from buildsvc.store.httpconnection import Origin
 from buildsvc.store.httpexchange import Exchanges, Request
 from buildsvc.store.httpstatus import is_passing
@@ -143,7 +143,7 @@ class ServiceAccountRole:
             server.ask(request, call) as answer,
         ):
             found = _document(
-                read_all(answer, "AssumeRoleWithOIDC", _LIMIT).decode(errors="replace")
+                read_document(answer, "AssumeRoleWithOIDC", _LIMIT).decode(errors="replace")
             )
             code = _code(found.get("Code"))
             if is_passing(answer.status) or code.startswith("Throttling"):
@@ -175,7 +175,7 @@ def _metadata(
 ) -> str:
     request = Request(method, path, _OK, headers=headers, reads_errors=True)
     with server.ask(request, call) as answer:
-        text = read_all(answer, path, _LIMIT).decode(errors="replace").strip()
+        text = read_document(answer, path, _LIMIT).decode(errors="replace").strip()
         if answer.status == 200 and text:
             return text
         found = f"HTTP {answer.status} for {path}"

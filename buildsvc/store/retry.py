@@ -17,6 +17,7 @@ from tenacity import (
 )
 
 from buildsvc.errors import StoreUnavailable
+from buildsvc.store.contract import MAX_GET
 from buildsvc.store.pages import next_page
 
 if TYPE_CHECKING:
@@ -80,9 +81,9 @@ class RetryingStore:
         self._on_retry = on_retry
         self._sleep = sleep
 
-    async def get(self, name: str) -> bytes:
+    async def get(self, name: str, *, limit: int = MAX_GET) -> bytes:
         """See ``Store.get``."""
-        return await self._persist("get", self._inner.get, name)
+        return await self._persist("get", self._inner.get, name, limit=limit)
 
     async def get_range(self, name: str, start: int, length: int) -> bytes:
         """See ``Store.get_range``."""

@@ -19,8 +19,8 @@ from buildsvc.errors import ObjectExists, ObjectNotFound, StoreError, StoreRefus
 from buildsvc.store.contract import MAX_GET, ObjectStat
 from buildsvc.store.copying import write_at
 from buildsvc.store.names import check_name, check_prefix, is_name
-from buildsvc.store.ranges import check_range, short_object
-from buildsvc.store.s3calls import answer, checked, listing, next_of, part
+from buildsvc.store.ranges import check_range, short_object, too_large
+from buildsvc.store.s3calls import answer, body, listing, next_of, part, pieces
 from buildsvc.store.s3client import make_client
 from buildsvc.store.s3files import PART, WHOLE, FileParts, read_whole
 from buildsvc.store.threads import Threads
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     from buildsvc.store.s3address import S3Address
 
-# Bytes that are copied at a time: few enough for bounded memory, many for few wake-ups.
-_PIECE = 1 << 20
 # Files in memory at a time, each of at most WHOLE bytes.
 _FILES = 2
 # Bytes a second below which a write counts as standing still: its progress cannot be seen.
@@ -67,20 +65,16 @@ class S3Store:
         self._clients: dict[bool, Client] = {}
         self._exclusive = False
 
-    async def get(self, name: str) -> bytes:
+    async def get(self, name: str, *, limit: int = MAX_GET) -> bytes:
         """See ``Store.get``."""
         key = self._key(name)
         client = await self._client(reads=True)
         async with self._slots:
             result = await answer("GET", name, obstore.get_async(client, key))
-            if result.meta["size"] > MAX_GET:
-                raise StoreRefused(
-                    f"{name} is too large to be read at once",
-                    expected=f"at most {MAX_GET} bytes",
-                    found=f"{result.meta['size']} bytes",
-                    advice="remove the object if buildsvc did not write it",
-                )
-            return bytes(await answer("GET", name, result.bytes_async()))
+            size = result.meta["size"]
+            if size > limit:
+                raise too_large(name, limit, size)
+            return await body(result, name, size)
 
     async def get_range(self, name: str, start: int, length: int) -> bytes:
         """See ``Store.get_range``."""
@@ -92,9 +86,7 @@ class S3Store:
         client = await self._client(reads=True)
         async with self._slots:
             result = await part(client, key, name, start, length)
-            data = bytes(await answer("GET", name, result.bytes_async()))
-        checked(name, length, len(data))
-        return data
+            return await body(result, name, length)
 
     async def get_range_to(self, name: str, start: int, length: int, fd: int, at: int = 0) -> int:
         """See ``Store.get_range_to``."""
@@ -107,13 +99,10 @@ class S3Store:
         done = 0
         async with self._slots:
             result = await part(client, key, name, start, length)
-            stream = result.stream(min_chunk_size=_PIECE)
-            while (piece := await next_of("GET", name, stream)) is not None:
-                view = memoryview(piece)
-                if done + len(view) <= length:
-                    await self._threads.borrow(fd, partial(_copy, view, at + done))
-                done += len(view)
-        return checked(name, length, done)
+            async for piece in pieces(result, name, length):
+                await self._threads.borrow(fd, partial(_copy, piece, at + done))
+                done += len(piece)
+        return done
 
     async def put(self, name: str, data: bytes) -> None:
         """See ``Store.put``."""

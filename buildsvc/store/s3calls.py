@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PAGE = 1000
+# Bytes that are handed on at a time: few enough for bounded memory, many for few wake-ups.
+_PIECE = 1 << 20
 # What the client raises; OSError is its FileNotFoundError, for an object.
 _RAISED = (BaseError, OSError, NotImplementedError, ValueError)
 
@@ -62,20 +64,31 @@ async def part(client: Client, key: str, name: str, start: int, length: int) -> 
     return result
 
 
-def checked(name: str, length: int, done: int) -> int:
-    """``done``, the number of bytes that came, if it is ``length``.
+async def pieces(result: GetResult, name: str, length: int) -> AsyncIterator[memoryview]:
+    """The answer's body, which must have ``length`` bytes, piece by piece.
 
     Raises:
-        StoreUnavailable: it is not.
+        StoreUnavailable: it has fewer, or more, of which no more than a piece is read.
     """
-    # The range that an answer names and its body are two things.
+    # What an answer announces and its body are two things.
+    done = 0
+    stream = result.stream(min_chunk_size=_PIECE)
+    while (piece := await next_of("GET", name, stream)) is not None:
+        done += len(piece)
+        if done > length:
+            break
+        yield memoryview(piece)
     if done != length:
         raise StoreUnavailable(
-            f"another range of {name} came than was announced",
+            f"another number of bytes of {name} came than was announced",
             expected=f"{length} bytes",
-            found=f"{done} bytes",
+            found=f"{done} bytes" if done < length else "more",
         )
-    return done
+
+
+async def body(result: GetResult, name: str, length: int) -> bytes:
+    """The answer's body, which must have ``length`` bytes; raises as ``pieces``."""
+    return b"".join([piece async for piece in pieces(result, name, length)])
 
 
 def listing(client: Client, base: str, prefix: str) -> ListStream[Sequence[ObjectMeta]]:

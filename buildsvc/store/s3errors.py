@@ -19,6 +19,7 @@ from buildsvc.errors import (
     StoreRefused,
     StoreUnavailable,
 )
+from buildsvc.store.ranges import archived
 
 _STATUS = re.compile(r"status code: ([0-9]{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,60})</Code>")
@@ -88,6 +89,8 @@ def _with_status(status: int, method: str, name: str, text: str) -> StoreError:
         return ObjectNotFound(f"no object {name}", found=found)
     if status == HTTPStatus.PRECONDITION_FAILED and method == "PUT":
         return ObjectExists(f"there is an object {name} already", found=found)
+    if code == "InvalidObjectState":
+        return archived(name, found)
     if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         return ShortObject(f"{name} is shorter than its readers expect", found=found)
     passing = status in _PASSING_STATUS or (status >= 500 and status not in _PERMANENT_STATUS)

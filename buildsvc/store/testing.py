@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from buildsvc.errors import InvalidName, ObjectExists, ObjectNotFound, ShortObject
+from buildsvc.errors import (
+    InvalidName,
+    ObjectExists,
+    ObjectNotFound,
+    ShortObject,
+    UnreadableObject,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -50,6 +56,19 @@ class StoreSuite:
         data = os.urandom(size)
         await store.put("packs/ab/object", data)
         assert await store.get("packs/ab/object") == data
+
+    async def test_gets_no_more_than_the_limit(self, store: Store) -> None:
+        await store.put("empty", b"")
+        await store.put("a", b"0123456789")
+        await store.put("large", os.urandom(3 << 20))
+        assert await store.get("empty", limit=0) == b""
+        assert await store.get("a", limit=10) == b"0123456789"
+        for name, limit in (("a", 9), ("a", 0), ("large", 1), ("large", (3 << 20) - 1)):
+            with pytest.raises(UnreadableObject, match="too large"):
+                await store.get(name, limit=limit)
+        with pytest.raises(ObjectNotFound):
+            await store.get("absent", limit=0)
+        assert await store.get("a") == b"0123456789"
 
     async def test_put_replaces(self, store: Store) -> None:
         await store.put("a/b", b"the first one, longer")

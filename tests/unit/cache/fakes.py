@@ -13,7 +13,8 @@ from buildsvc.cache.catalog import BlobChunks, Catalog, SnapshotChunks, TreeChun
 from buildsvc.cache.packs import FinishedPack, PackWriter
 from buildsvc.cache.trees import serialise
 from buildsvc.errors import ObjectExists, ObjectNotFound, ShortObject, StoreUnavailable
-from buildsvc.store.contract import ObjectStat
+from buildsvc.store.contract import MAX_GET, ObjectStat
+from buildsvc.store.ranges import too_large
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -45,10 +46,12 @@ class MemoryStore:
         if call in self.lose:
             raise StoreUnavailable(f"{call}: answer lost by the test")
 
-    async def get(self, name: str) -> bytes:
+    async def get(self, name: str, *, limit: int = MAX_GET) -> bytes:
         await self._begin("get")
         if name not in self.objects:
             raise ObjectNotFound(name)
+        if len(self.objects[name]) > limit:
+            raise too_large(name, limit)
         return self.objects[name]
 
     async def get_range(self, name: str, start: int, length: int) -> bytes:

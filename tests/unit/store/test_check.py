@@ -10,7 +10,7 @@ import pytest
 
 from buildsvc.errors import ObjectExists, ObjectNotFound, StoreRefused, StoreUnavailable
 from buildsvc.store.check import PROBES, Finding, Report, check_store
-from buildsvc.store.contract import ObjectStat
+from buildsvc.store.contract import MAX_GET, ObjectStat
 from buildsvc.store.faults import Fail, FaultyStore, FlipBit, Hold, LoseAnswer, Rule, Truncate
 from buildsvc.store.http import HttpStore
 from buildsvc.store.local import LocalStore
@@ -127,9 +127,9 @@ class Caching(FaultyStore):
         super().__init__(inner, [])
         self._read: dict[str, bytes] = {}
 
-    async def get(self, name: str) -> bytes:
+    async def get(self, name: str, *, limit: int = MAX_GET) -> bytes:
         if name not in self._read:
-            self._read[name] = await self._inner.get(name)
+            self._read[name] = await self._inner.get(name, limit=limit)
         return self._read[name]
 
 

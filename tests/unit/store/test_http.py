@@ -21,6 +21,7 @@ from buildsvc.errors import (
     StoreError,
     StoreRefused,
     StoreUnavailable,
+    UnreadableObject,
 )
 from buildsvc.store.http import HttpStore
 from buildsvc.store.httpexchange import _expect_sendable
@@ -278,11 +279,22 @@ async def test_a_date_that_is_none(date: str) -> None:
         assert (await store.stat("a")).modified is None
 
 
-async def test_an_endless_object_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("buildsvc.store.http.MAX_GET", 1000)
-    async with answering(always(200, b"x" * 1001)) as store:
-        with pytest.raises(StoreRefused, match="too large"):
-            await store.get("a")
+async def test_of_an_endless_object_little_more_than_the_limit_is_read() -> None:
+    broken = asyncio.Event()
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        try:
+            while True:
+                await answer.write(bytes(1 << 20))
+        finally:
+            broken.set()
+
+    async with answering(endless) as store:
+        with pytest.raises(UnreadableObject, match="too large"):
+            await store.get("a", limit=1000)
+        await broken.wait()
 
 
 async def test_memory_does_not_grow_with_the_object(tmp_path: Path) -> None:

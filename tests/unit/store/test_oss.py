@@ -22,6 +22,7 @@ from buildsvc.errors import (
     StoreError,
     StoreRefused,
     StoreUnavailable,
+    UnreadableObject,
 )
 from buildsvc.store.crc64 import crc_of
 from buildsvc.store.retry import RetryingStore
@@ -155,6 +156,15 @@ async def test_what_codes_mean(
             await operation
         assert type(caught.value) is kind
     assert server.bucket.objects == {}
+
+
+async def test_an_object_in_an_archive_is_one_that_cannot_be_read(
+    server: OssServer, store: OssStore
+) -> None:
+    for operation in (store.get("a"), store.get_range("a", 0, 1)):
+        server.script.add("GET", Say(403, "InvalidObjectState"))
+        with pytest.raises(UnreadableObject, match="archive"):
+            await operation
 
 
 async def test_a_missing_object_needs_a_code_where_there_is_one(

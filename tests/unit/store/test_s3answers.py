@@ -17,6 +17,7 @@ from buildsvc.errors import (
     StoreError,
     StoreRefused,
     StoreUnavailable,
+    UnreadableObject,
 )
 from buildsvc.store.s3 import S3Store
 from buildsvc.store.s3address import S3Address
@@ -80,6 +81,7 @@ def always(status: int, code: str = "") -> Handler:
         (401, "", StoreRefused),
         (403, "AccessDenied", StoreRefused),
         (403, "RequestTimeTooSkewed", StoreRefused),
+        (403, "InvalidObjectState", UnreadableObject),
         (404, "NoSuchKey", ObjectNotFound),
         (404, "", ObjectNotFound),
         (404, "NoSuchBucket", StoreRefused),
@@ -248,6 +250,28 @@ async def test_another_body_than_was_announced(tmp_path: Path, body: bytes) -> N
             await store.get_range_to("a", 0, 5, target.fileno())
     # What is beside the range belongs to others.
     assert (await asyncio.to_thread(path.read_bytes))[5:] == b"-" * 15
+
+
+async def test_a_range_that_does_not_end_is_not_read(tmp_path: Path) -> None:
+    broken = asyncio.Queue[None]()
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        headers = {"Content-Range": "bytes 0-4/10", "ETag": '"x"', "Content-Length": f"{1 << 50}"}
+        answer = web.StreamResponse(status=206, headers=headers)
+        await answer.prepare(request)
+        try:
+            while True:
+                await answer.write(bytes(1 << 20))
+        finally:
+            broken.put_nowait(None)
+
+    async with answering(endless) as store:
+        with pytest.raises(StoreUnavailable, match="expected: 5 bytes"):
+            await store.get_range("a", 0, 5)
+        await broken.get()
+        with (tmp_path / "target").open("wb") as target, pytest.raises(StoreUnavailable):
+            await store.get_range_to("a", 0, 5, target.fileno())
+        await broken.get()
 
 
 def listed(*keys: str) -> Handler:
