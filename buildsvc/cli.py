@@ -199,7 +199,7 @@ class _Shown:
             self._out.write(f"{report.retries} operations failed in passing and were repeated.\n")
         if report.left_behind:
             count, first = len(report.left_behind), report.left_behind[0]
-            self._out.write(f"{count} objects are left behind, the first is {first}.\n")
+            self._out.write(f"{count} objects may be left behind, the first is {first}.\n")
         if report.error is not None:
             self._out.write("This store cannot be used: it could not be tested.\n")
         elif report.kept:

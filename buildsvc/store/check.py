@@ -115,7 +115,7 @@ class Report:
     retries: int = 0
     """Operations that failed in passing and were tried again."""
     left_behind: list[str] = field(default_factory=list)
-    """Names of objects that could not be removed."""
+    """Names of objects that could not be removed, or of which it is not known."""
     error: StoreError | None = None
     """Why the store cannot be used at all; then the findings are not complete."""
 
@@ -145,7 +145,7 @@ async def check_store(
         report.retries += 1
 
     first, second = (RetryingStore(open_one(), policy, on_retry=on_retry) for _ in range(2))
-    bench = Bench(first, second, f"check/{secrets.token_hex(8)}-", directory, large, report)
+    bench = Bench(first, second, f"check/{secrets.token_hex(8)}-", directory, large)
     try:
         async with _cleaning(bench, report):
             for probe in PROBES:
@@ -197,9 +197,7 @@ async def _cleaning(bench: Bench, report: Report) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        # Otherwise nothing was written, as far as can be known.
-        if report.error is None:
-            report.left_behind = await _clean(bench)
+        report.left_behind = await _clean(bench)
 
 
 async def _clean(bench: Bench) -> list[str]:
