@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -61,11 +63,11 @@ class RetryingStore:
     lost may find its own object when it is tried again: that is ``ObjectExists``, and the caller
     reads and compares. ``StoreUnavailable`` from a write leaves open whether it took effect.
 
-    A store that asks to be left alone for a while (``StoreUnavailable.after``) is; the operation
-    fails at once if the deadline comes before.
+    A store that asks to be left alone for a while (``StoreUnavailable.after``) is, by all
+    operations; one whose deadline comes before fails at once.
 
     ``on_retry`` is told operation, number of the failed attempt (from 1) and error before each
-    wait. ``sleep`` waits.
+    wait. ``sleep`` waits, ``clock`` gives seconds.
     """
 
     def __init__(
@@ -75,11 +77,14 @@ class RetryingStore:
         *,
         on_retry: OnRetry = _silent,
         sleep: Sleep = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._inner = inner
         self._policy = policy
         self._on_retry = on_retry
         self._sleep = sleep
+        self._clock = clock
+        self._not_before = 0.0
 
     async def get(self, name: str, *, limit: int = MAX_GET) -> bytes:
         """See ``Store.get``."""
@@ -160,10 +165,22 @@ class RetryingStore:
             before_sleep=before_sleep,
             reraise=True,
         )
+        ends = self._clock() + policy.deadline
+
+        async def attempt() -> T:
+            await self._left_alone(operation, ends)
+            try:
+                return await call(*args, **kwargs)
+            except StoreUnavailable as error:
+                # Who asks for longer than anybody here waits may have asked somebody else.
+                after = min(error.after, policy.deadline)
+                self._not_before = max(self._not_before, self._clock() + after)
+                raise
+
         timeout = asyncio.timeout(policy.deadline)
         try:
             async with timeout:
-                return await retrying(call, *args, **kwargs)
+                return await retrying(attempt)
         except TimeoutError as error:
             if not timeout.expired():
                 raise
@@ -172,6 +189,16 @@ class RetryingStore:
                 expected=f"an answer within {policy.deadline:g} s",
                 found=str(last[-1]) if last else "none",
             ) from error
+
+    async def _left_alone(self, operation: str, ends: float) -> None:
+        """Wait until the store may be asked again; raises if that is after ``ends``."""
+        while (pause := self._not_before - self._clock()) > 0:
+            if self._not_before > ends:
+                raise StoreUnavailable(
+                    f"{operation} was not sent: the store asks to be left alone", after=pause
+                )
+            # Not all at one moment.
+            await self._sleep(pause + random.uniform(0, self._policy.jitter))  # noqa: S311
 
 
 def _asked(state: RetryCallState) -> float:

@@ -33,7 +33,7 @@ from tests.unit.store.ossserving import KEY, Given, oss_endpoint, oss_server, os
 from tests.unit.store.serving import serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from pathlib import Path
 
     from buildsvc.store.oss import OssStore
@@ -101,6 +101,29 @@ async def test_versioning_that_is_switched_on_later_is_seen_by_the_next_create(
     server.bucket.versioning = "Enabled"
     with pytest.raises(StoreRefused, match="versioning"):
         await store.create("b", b"data")
+    # Nobody else's head is overwritten after it.
+    with pytest.raises(StoreRefused, match="versioning"):
+        await store.create("a", b"other")
+    assert server.bucket.objects["ci/cache/a"].data == b"data"
+
+
+async def test_a_bucket_that_overwrites_is_found_out_before_anything_is_created(
+    server: OssServer, store: OssStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = server.bucket.put
+
+    def overwriting(
+        key: str, data: bytes, headers: Mapping[str, str], now: float
+    ) -> dict[str, str]:
+        kept = {name: value for name, value in headers.items() if "forbid" not in name}
+        return put(key, data, kept, now)
+
+    monkeypatch.setattr(server.bucket, "put", overwriting)
+    for name in "ab":
+        with pytest.raises(StoreRefused, match="overwrites what is to be created"):
+            await store.create(name, b"data")
+    assert list(server.bucket.objects) == ["ci/cache/.create-only"]
+    assert [kind for kind, _ in server.requests].count("PUT") == 2
 
 
 async def test_a_bucket_is_asked_for_its_versioning_once(
@@ -218,10 +241,13 @@ async def test_the_one_layer_of_retries_waits_as_long_as_oss_asks(server: OssSer
     async def wait(seconds: float) -> None:
         waited.append(seconds)
 
+    def clock() -> float:
+        return sum(waited)
+
     throttled = Say(503, "TotalQpsLimitExceeded", {"x-oss-qos-delay-time": "20000"})
     server.script.add("PUT", throttled, throttled)
     async with oss_store(server) as store:
-        await RetryingStore(store, sleep=wait).put("a", b"data")
+        await RetryingStore(store, sleep=wait, clock=clock).put("a", b"data")
     assert [kind for kind, _ in server.requests].count("PUT") == 3
     assert all(20.0 < seconds < 21.0 for seconds in waited)
     assert len(waited) == 2
@@ -231,16 +257,18 @@ async def test_the_one_layer_of_retries_waits_as_long_as_oss_asks(server: OssSer
 async def test_a_broken_connection_leaves_a_write_open(
     server: OssServer, store: OssStore, fault: Fault
 ) -> None:
+    await store.create("before", b"")
     # The first connection was kept, may have been dead before, and is not counted.
     server.script.add("PUT", fault, fault)
     with pytest.raises(StoreUnavailable):
         await store.create("a", b"data")
-    assert len(server.bucket.objects) == (1 if isinstance(fault, LoseAnswer) else 0)
+    assert ("ci/cache/a" in server.bucket.objects) is isinstance(fault, LoseAnswer)
 
 
 async def test_a_connection_that_died_while_nobody_used_it_costs_nothing(
     server: OssServer, store: OssStore
 ) -> None:
+    await store.create("before", b"")
     server.script.add("PUT", Reset())
     await store.create("a", b"data")
     assert await store.get("a") == b"data"
@@ -250,6 +278,7 @@ async def test_a_connection_that_died_while_nobody_used_it_costs_nothing(
 async def test_a_lost_answer_shows_the_writer_its_own_object(
     server: OssServer, store: OssStore, lost: int
 ) -> None:
+    await store.create("before", b"")
     server.script.add("PUT", *[LoseAnswer()] * lost)
     with pytest.raises(ObjectExists):
         await RetryingStore(store, sleep=no_wait).create("head", b"my nonce")
@@ -304,10 +333,11 @@ async def test_what_arrives_with_other_bytes_is_sent_again(
 
 
 async def test_a_create_with_other_bytes_is_not_stored(server: OssServer, store: OssStore) -> None:
+    await store.create("before", b"")
     server.script.add("PUT", Flip())
     with pytest.raises(StoreUnavailable, match="InvalidDigest"):
         await store.create("head", b"my nonce")
-    assert server.bucket.objects == {}
+    assert "ci/cache/head" not in server.bucket.objects
     server.script.add("PUT", Flip())
     await RetryingStore(store, sleep=no_wait).create("head", b"my nonce")
     assert server.bucket.objects["ci/cache/head"].data == b"my nonce"
@@ -382,6 +412,9 @@ async def test_an_object_without_a_crc_is_read_and_an_answer_without_one_is_no_s
         assert await store.get("a") == b"data"
         with pytest.raises(StoreRefused, match="x-oss-hash-crc64ecma"):
             await store.put("a", b"data")
+        for name in "ab":
+            with pytest.raises(StoreRefused, match="x-oss-hash-crc64ecma"):
+                await store.create(name, b"data")
 
 
 @pytest.mark.parametrize(

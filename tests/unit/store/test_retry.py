@@ -25,13 +25,18 @@ if TYPE_CHECKING:
 
 
 class Waits:
-    """Takes the place of sleeping; remembers for how long."""
+    """Takes the place of sleeping; remembers for how long, and lets its clock go on."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.now = 1000.0
 
     async def __call__(self, seconds: float) -> None:
         self.seconds.append(seconds)
+        self.now += seconds
+
+    def clock(self) -> float:
+        return self.now
 
 
 async def test_passing_failures_are_overcome(local: LocalStore, tmp_path: Path) -> None:
@@ -74,11 +79,59 @@ async def test_a_store_is_left_alone_for_as_long_as_it_asks(local: LocalStore) -
     waits = Waits()
     busy = StoreUnavailable("busy", after=30.0)
     faulty = FaultyStore(local, [Rule("put", "*", call, Fail(busy)) for call in (1, 2)])
-    await RetryingStore(faulty, RetryPolicy(jitter=0.5), sleep=waits).put("a", b"data")
+    store = RetryingStore(faulty, RetryPolicy(jitter=0.5), sleep=waits, clock=waits.clock)
+    await store.put("a", b"data")
     assert await local.get("a") == b"data"
     assert len(waits.seconds) == 2
     # Not all who were sent away at one moment come back at one.
     assert all(30.0 < seconds <= 31.0 for seconds in waits.seconds)
+
+
+async def test_all_operations_leave_the_store_alone(local: LocalStore) -> None:
+    waits = Waits()
+    busy = Fail(StoreUnavailable("busy", after=30.0))
+    faulty = FaultyStore(local, [Rule("put", "a", 1, busy)])
+    policy = RetryPolicy(attempts=1, deadline=60.0, jitter=0.5)
+    store = RetryingStore(faulty, policy, sleep=waits, clock=waits.clock)
+    with pytest.raises(StoreUnavailable, match="busy"):
+        await store.put("a", b"data")
+    assert waits.seconds == []
+    await store.put("b", b"data")
+    assert 30.0 <= sum(waits.seconds) <= 30.5
+    await store.get("b")
+    assert len(waits.seconds) == 1
+
+
+async def test_no_store_is_left_alone_for_longer_than_an_operation_may_take(
+    local: LocalStore,
+) -> None:
+    waits = Waits()
+    busy = Fail(StoreUnavailable("busy", after=3600.0))
+    faulty = FaultyStore(local, [Rule("put", "a", 1, busy)])
+    store = RetryingStore(faulty, RetryPolicy(deadline=60.0), sleep=waits, clock=waits.clock)
+    with pytest.raises(StoreUnavailable, match="busy"):
+        await store.put("a", b"data")
+    waits.now += 10
+    await store.put("b", b"data")
+    assert 50.0 <= sum(waits.seconds) <= 51.0
+
+
+async def test_what_cannot_wait_for_so_long_is_not_sent(local: LocalStore) -> None:
+    waits = Waits()
+    busy = Fail(StoreUnavailable("busy", after=30.0))
+    faulty = FaultyStore(local, [Rule("get", "a", 1, Fail()), Rule("put", "b", 0, busy)])
+
+    async def meanwhile(seconds: float) -> None:
+        await waits(seconds)
+        if len(waits.seconds) == 1:
+            with pytest.raises(StoreUnavailable, match="busy"):
+                await store.put("b", b"data")
+
+    policy = RetryPolicy(attempts=2, deadline=60.0)
+    store = RetryingStore(faulty, policy, sleep=meanwhile, clock=waits.clock)
+    with pytest.raises(StoreUnavailable, match="not sent"):
+        await store.get("a")
+    assert faulty.calls == [("get", "a"), ("put", "b"), ("put", "b")]
 
 
 async def test_a_store_that_asks_for_more_than_the_time_left_is_not_waited_for(
