@@ -23,10 +23,11 @@ def open_store(
     ``s3://…``.
 
     ``connections`` bounds what is asked of a server at one time.
-    Touches neither disk nor network; the first operation does. Wrappers are the caller's choice.
+    Touches neither disk nor network, and looks for no credentials; the first operation does.
+    Wrappers are the caller's choice.
 
     Raises:
-        ConfigError: the address is of no known kind, or there are no credentials for it.
+        ConfigError: the address is of no known kind.
     """
     parts = check_address(address)
     if "://" not in address:
@@ -37,11 +38,11 @@ def open_store(
     if parts.scheme == "oss":
         from buildsvc.store.oss import OssStore
         from buildsvc.store.ossaddress import parse_oss_address
-        from buildsvc.store.osscredentials import credential_source
+        from buildsvc.store.osscredentials import LookedUpCredentials
         from buildsvc.store.ossrenewal import RenewedCredentials
 
         bucket = parse_oss_address(address)
-        credentials = RenewedCredentials(credential_source(bucket, os.environ))
+        credentials = RenewedCredentials(LookedUpCredentials(bucket, os.environ))
         return OssStore(bucket, credentials, timeouts, connections)
     if parts.scheme == "s3":
         from buildsvc.store.s3 import S3Store

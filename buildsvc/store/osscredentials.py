@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from buildsvc.errors import ConfigError, StoreRefused
+from buildsvc.errors import StoreRefused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,7 +73,7 @@ class EnvironmentCredentials:
                 found = Credentials(environ[key_id], environ[secret], environ.get(token, ""))
                 break
         if found is None:
-            raise ConfigError(
+            raise StoreRefused(
                 "there are no credentials in the environment",
                 expected=" or ".join(" and ".join(names[:2]) for names in self.NAMES),
             )
@@ -144,6 +144,30 @@ class FileCredentials:
         )
 
 
+class LookedUpCredentials:
+    """Those of the source that ``credential_source`` finds, looked for with the first use.
+
+    Without any, nothing is read or written: that is for who uses the store to learn, not for who
+    opens it. A pod without a cache still builds.
+    """
+
+    def __init__(self, address: OssAddress, environ: Mapping[str, str]) -> None:
+        self._address = address
+        self._environ = environ
+        self._source: CredentialSource | None = None
+
+    @property
+    def renews(self) -> bool:
+        """See ``CredentialSource.renews``."""
+        return self._source is not None and self._source.renews
+
+    def fetch(self, call: Call, now: float) -> Credentials:
+        """See ``CredentialSource.fetch``."""
+        if self._source is None:
+            self._source = credential_source(self._address, self._environ)
+        return self._source.fetch(call, now)
+
+
 def credential_source(address: OssAddress, environ: Mapping[str, str]) -> CredentialSource:
     """The source that the address names, or else the one that ``environ`` has variables for.
 
@@ -151,7 +175,7 @@ def credential_source(address: OssAddress, environ: Mapping[str, str]) -> Creden
     of an instance is never used unasked: whatever runs on the instance could use it as well.
 
     Raises:
-        ConfigError: there is none.
+        StoreRefused: there is none.
     """
     kind = address.credentials
     if kind is None:
@@ -162,7 +186,7 @@ def credential_source(address: OssAddress, environ: Mapping[str, str]) -> Creden
         elif environ.get("ALIBABA_CLOUD_CREDENTIALS_FILE"):
             kind = "file"
         else:
-            raise ConfigError(
+            raise StoreRefused(
                 "there are no credentials for OSS",
                 expected="OSS_ACCESS_KEY_ID and OSS_ACCESS_KEY_SECRET, the variables of RRSA, or "
                 "ALIBABA_CLOUD_CREDENTIALS_FILE",

@@ -54,7 +54,7 @@ class RenewedCredentials:
         if usable and held is not None:
             return held
         assert self._renewal is not None
-        return await asyncio.shield(self._renewal)
+        return await _outcome(self._renewal)
 
     def reject(self, credentials: Credentials) -> bool:
         """OSS does not accept them (any more); whether the next ones may be others."""
@@ -92,3 +92,19 @@ class RenewedCredentials:
         else:
             # Who waits for it gets the error; nobody else needs it before the old ones end.
             self._pause_ends = self._clock() + PAUSE
+
+
+async def _outcome(renewal: asyncio.Task[Credentials]) -> Credentials:
+    """What comes of it, whoever else waits for it as well.
+
+    Raises:
+        StoreUnavailable: the store was closed meanwhile.
+    """
+    try:
+        return await asyncio.shield(renewal)
+    except asyncio.CancelledError:
+        caller = asyncio.current_task()
+        if caller is not None and caller.cancelling():
+            raise
+        # It is the renewal that was cancelled; who waits must not look as if it were.
+        raise StoreUnavailable("the store was closed before there were credentials") from None

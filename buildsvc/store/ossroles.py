@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from buildsvc.errors import ConfigError, StoreRefused, StoreUnavailable
+from buildsvc.errors import StoreRefused, StoreUnavailable
 from buildsvc.store.httpbody import read_document
 from buildsvc.store.httpconnection import Origin
 from buildsvc.store.httpexchange import Exchanges, Request
@@ -49,7 +49,7 @@ class InstanceRole:
 
     def __init__(self, role: str = "", server: str = METADATA_SERVER) -> None:
         if role and not _ROLE.fullmatch(role):
-            raise ConfigError("not the name of a RAM role", expected="ALIBABA_CLOUD_ECS_METADATA")
+            raise StoreRefused("not the name of a RAM role", expected="ALIBABA_CLOUD_ECS_METADATA")
         self._role = role
         self._origin = Origin.of(server)
 
@@ -95,11 +95,11 @@ class ServiceAccountRole:
 
     @classmethod
     def of(cls, environ: Mapping[str, str], region: str, *, internal: bool) -> ServiceAccountRole:
-        """The role in the variables that ack-pod-identity-webhook sets; raises ``ConfigError``."""
+        """The role in the variables that ack-pod-identity-webhook sets; raises ``StoreRefused``."""
         names = ("ROLE_ARN", "OIDC_PROVIDER_ARN", "OIDC_TOKEN_FILE")
         role, provider, token_file = (environ.get(f"ALIBABA_CLOUD_{name}", "") for name in names)
         if not role or not provider or not token_file:
-            raise ConfigError(
+            raise StoreRefused(
                 "the environment does not name a service account's RAM role",
                 expected=", ".join(f"ALIBABA_CLOUD_{name}" for name in names),
                 advice="have RRSA set them for the pod",

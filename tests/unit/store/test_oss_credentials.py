@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from buildsvc.errors import BuildsvcError, ConfigError, StoreRefused, StoreUnavailable
+from buildsvc.errors import BuildsvcError, StoreRefused, StoreUnavailable
 from buildsvc.store.httpconnection import Call
 from buildsvc.store.ossaddress import parse_oss_address
 from buildsvc.store.osscredentials import (
@@ -107,7 +107,7 @@ def test_the_choice(address: str, environ: dict[str, str], kind: type) -> None:
     ],
 )
 def test_no_choice(address: str, environ: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match="expected"):
+    with pytest.raises(StoreRefused, match="expected"):
         credential_source(parse_oss_address(address), environ)
 
 
@@ -367,8 +367,13 @@ async def test_closing_ends_a_renewal() -> None:
     source.go.clear()
     waiting = asyncio.create_task(credentials.current())
     await asyncio.to_thread(source.asked.acquire)
-    await credentials.close()
+    cancelled = asyncio.create_task(credentials.current())
+    await asyncio.sleep(0)
+    cancelled.cancel()
     with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    await credentials.close()
+    with pytest.raises(StoreUnavailable, match="closed"):
         await waiting
     source.go.set()
 
