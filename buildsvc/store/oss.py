@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from buildsvc.errors import StoreRefused, StoreUnavailable
 from buildsvc.store.contract import MAX_GET, ObjectStat
 from buildsvc.store.crc64 import CheckedUpload, crc_of
+from buildsvc.store.createonly import KEY, CreateOnly
 from buildsvc.store.httpbody import copy_part, read_object, read_part, stat_of
 from buildsvc.store.httplist import not_an_object_server
 from buildsvc.store.names import check_name, check_prefix, is_name
@@ -56,6 +57,7 @@ class OssStore:
     ) -> None:
         self._address = address
         self._bucket = OssBucket(address, credentials, timeouts, connections)
+        self._creating = CreateOnly(self._create_probe, "x-oss-forbid-overwrite")
 
     async def get(self, name: str, *, limit: int = MAX_GET) -> bytes:
         """See ``Store.get``."""
@@ -99,9 +101,7 @@ class OssStore:
     async def put(self, name: str, data: bytes) -> None:
         """See ``Store.put``."""
         key = self._address.key(check_name(name))
-        await self._bucket.ask(
-            "PUT", name, lambda asked: _put(asked, key, name, BytesUpload(data), _NONE)
-        )
+        await self._bucket.ask("PUT", name, lambda asked: _put(asked, key, name, BytesUpload(data)))
 
     async def put_file(self, name: str, path: Path) -> None:
         """See ``Store.put_file``."""
@@ -109,28 +109,15 @@ class OssStore:
 
         def send(requests: OssRequests) -> None:
             with path.open("rb", buffering=0) as file:
-                _put(requests, key, name, FileUpload(file.fileno()), _NONE)
+                _put(requests, key, name, FileUpload(file.fileno()))
 
         await self._bucket.ask("PUT", name, send)
 
     async def create(self, name: str, data: bytes) -> None:
         """See ``Store.create``."""
         key = self._address.key(check_name(name))
-
-        def send(requests: OssRequests) -> None:
-            # A put with wrong bytes is repaired by the next one; this cannot be done again, so
-            # OSS shall not store it in the first place.
-            digest = hashlib.md5(data, usedforsecurity=False).digest()
-            headers = {
-                "x-oss-forbid-overwrite": "true",
-                "Content-MD5": base64.b64encode(digest).decode(),
-            }
-            answer = _put(requests, key, name, BytesUpload(data), headers)
-            if answer.header("x-oss-version-id") is not None:
-                # Switched on since it was asked for. It may have replaced another one's.
-                raise versioned(self._address.bucket, "an object with a version")
-
-        await self._bucket.ask("PUT", name, send, creates=True)
+        await self._creating.check()
+        await self._create(key, name, data)
 
     async def stat(self, name: str) -> ObjectStat:
         """See ``Store.stat``."""
@@ -169,6 +156,31 @@ class OssStore:
         """See ``Store.close``."""
         await self._bucket.close()
 
+    async def _create(self, key: str, name: str, data: bytes) -> None:
+        def send(requests: OssRequests) -> None:
+            # A put with wrong bytes is repaired by the next one; this cannot be done again, so
+            # OSS shall not store it in the first place.
+            digest = hashlib.md5(data, usedforsecurity=False).digest()
+            headers = {
+                "x-oss-forbid-overwrite": "true",
+                "Content-MD5": base64.b64encode(digest).decode(),
+            }
+            body = CheckedUpload(BytesUpload(data))
+            answer = requests.put(key, body, headers)
+            try:
+                _check_stored(answer, name, body.crc)
+                if answer.header("x-oss-version-id") is not None:
+                    # Switched on since it was asked for. It may have replaced another one's.
+                    raise versioned(self._address.bucket, "an object with a version")
+            except StoreRefused as error:
+                # It is stored all the same, and the next one would be as well.
+                raise self._creating.refuse(error) from None
+
+        await self._bucket.ask("PUT", name, send, creates=True)
+
+    async def _create_probe(self) -> None:
+        await self._create(self._address.key(KEY), KEY, b"")
+
     async def _check_empty_range(self, name: str, start: int) -> None:
         # HTTP has no empty range.
         size = (await self.stat(name)).size
@@ -189,19 +201,20 @@ def _page(prefix: str, begin: str) -> Callable[[OssRequests], Page]:
     return lambda requests: requests.list(prefix, begin)
 
 
-def _put(
-    requests: OssRequests, key: str, name: str, body: Upload, headers: Mapping[str, str]
-) -> Answer:
+def _put(requests: OssRequests, key: str, name: str, body: Upload) -> None:
     checked = CheckedUpload(body)
-    answer = requests.put(key, checked, headers)
+    _check_stored(requests.put(key, checked, _NONE), name, checked.crc)
+
+
+def _check_stored(answer: Answer, name: str, crc: int) -> None:
+    """Raise unless OSS says that it has stored an object with this CRC."""
     if answer.header(_CRC) is None:
         raise StoreRefused(
             f"the answer to PUT {name} is not that of OSS",
             expected=f"the header {_CRC}",
             advice="use the endpoint of OSS itself, with nothing in between",
         )
-    _check_crc(answer, name, "stored", checked.crc)
-    return answer
+    _check_crc(answer, name, "stored", crc)
 
 
 def _check_crc(answer: Answer, name: str, done: str, crc: int) -> None:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Literal
 
 import obstore
 
-from buildsvc.errors import ObjectExists, ObjectNotFound, StoreError, StoreRefused, StoreUnavailable
+from buildsvc.errors import ObjectNotFound, ShortObject, StoreRefused, StoreUnavailable
 from buildsvc.store.contract import MAX_GET, ObjectStat
 from buildsvc.store.copying import write_at
+from buildsvc.store.createonly import KEY, CreateOnly
 from buildsvc.store.names import check_name, check_prefix, is_name
 from buildsvc.store.ranges import check_range, short_object, too_large
 from buildsvc.store.s3calls import answer, body, listing, next_of, part, pieces
@@ -63,7 +64,8 @@ class S3Store:
         self._threads = Threads(4, "s3-store")
         self._making = asyncio.Lock()
         self._clients: dict[bool, Client] = {}
-        self._exclusive = False
+        self._creating = CreateOnly(self._create_probe, "If-None-Match: *")
+        self._bucket_seen = False
 
     async def get(self, name: str, *, limit: int = MAX_GET) -> bytes:
         """See ``Store.get``."""
@@ -106,7 +108,7 @@ class S3Store:
 
     async def put(self, name: str, data: bytes) -> None:
         """See ``Store.put``."""
-        await self._write(name, data, "overwrite")
+        await self._write(self._key(name), name, data, "overwrite")
 
     async def put_file(self, name: str, path: Path) -> None:
         """See ``Store.put_file``.
@@ -119,7 +121,7 @@ class S3Store:
             size = (await self._threads.run(path.stat)).st_size
             if size <= WHOLE:
                 data = await self._threads.run(read_whole, path, size)
-                return await self._write(name, data, "overwrite")
+                return await self._write(key, name, data, "overwrite")
             client = await self._client(reads=False)
             with await self._threads.run(path.open, "rb", buffering=0) as file:
                 parts = FileParts(self._threads, file.fileno(), size)
@@ -133,37 +135,27 @@ class S3Store:
     async def create(self, name: str, data: bytes) -> None:
         """See ``Store.create``.
 
-        A server that does not know ``If-None-Match`` may overwrite without a word, so the first
-        object of this process is created twice: the second time must fail.
-
         Raises:
-            StoreRefused: the server overwrites what is there.
+            StoreRefused: also where the server overwrites what is there.
         """
-        await self._write(name, data, "create")
-        if self._exclusive:
-            return
-        try:
-            await self._write(name, data, "create")
-        except ObjectExists:
-            self._exclusive = True
-        except StoreError:
-            # The object is there; that the server can be relied on remains to be seen.
-            return
-        else:
-            raise StoreRefused(
-                f"the store overwrote {name} although it was to be created",
-                expected="If-None-Match: * to be refused with 412 where there is an object",
-                found="a success",
-                advice="two builds could publish the same generation: use a server, or a version "
-                "of it, that has conditional writes; see `buildsvc store check`",
-            )
+        key = self._key(name)
+        await self._creating.check()
+        await self._write(key, name, data, "create")
 
     async def stat(self, name: str) -> ObjectStat:
         """See ``Store.stat``."""
         key = self._key(name)
         client = await self._client(reads=True)
         async with self._slots:
-            meta = await answer("HEAD", name, obstore.head_async(client, key))
+            try:
+                meta = await answer("HEAD", name, obstore.head_async(client, key))
+            except ObjectNotFound:
+                if not self._bucket_seen:
+                    # HEAD has no body to say that the bucket is missing; this raises for it.
+                    with suppress(ObjectNotFound, ShortObject):
+                        await part(client, key, name, 0, 1)
+                    self._bucket_seen = True
+                raise
         return _stat(name, meta)
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
@@ -174,22 +166,25 @@ class S3Store:
         last = ""
         while page := await self._page(stream, prefix):
             for meta in page:
-                # A console's mark of a directory comes as the directory's name.
-                inside = meta["path"].startswith(self._address.prefix)
-                name = meta["path"].removeprefix(self._address.prefix) if inside else ""
-                if name > prefix and not name.startswith(prefix):
-                    return
-                if not name.startswith(prefix) or not is_name(name):
-                    continue
-                if name <= last:
+                path = meta["path"]
+                # A console's mark of a directory comes without the slash at its key's end, and is
+                # not always known for one by its place.
+                key = next((key for key in (path, f"{path}/") if key > last), None)
+                if key is None:
+                    # It might go on for ever.
                     raise StoreRefused(
                         "the server's list is not in order",
-                        expected=f"a name after {last}",
-                        found=name,
+                        expected=f"a key after {last!r}",
+                        found=repr(path),
                         advice="use a general purpose bucket",
                     )
-                last = name
-                yield _stat(name, meta)
+                last = key
+                inside = path.startswith(self._address.prefix)
+                name = path.removeprefix(self._address.prefix) if inside else ""
+                if name > prefix and not name.startswith(prefix):
+                    return
+                if key == path and name.startswith(prefix) and is_name(name):
+                    yield _stat(name, meta)
 
     async def delete(self, name: str) -> None:
         """See ``Store.delete``."""
@@ -205,9 +200,8 @@ class S3Store:
         self._threads.close()
 
     async def _write(
-        self, name: str, data: bytes | memoryview, mode: Literal["create", "overwrite"]
+        self, key: str, name: str, data: bytes | memoryview, mode: Literal["create", "overwrite"]
     ) -> None:
-        key = self._key(name)
         client = await self._client(reads=False)
         patience = self._timeouts.idle + len(data) / _SLOWEST
         async with self._slots:
@@ -227,7 +221,12 @@ class S3Store:
         self, stream: ListStream[Sequence[ObjectMeta]], prefix: str
     ) -> Sequence[ObjectMeta]:
         async with self._slots:
-            return await next_of("LIST", prefix, stream) or ()
+            page = await next_of("LIST", prefix, stream) or ()
+        self._bucket_seen = True
+        return page
+
+    async def _create_probe(self) -> None:
+        await self._write(self._address.prefix + KEY, KEY, b"", "create")
 
     async def _check_empty_range(self, name: str, start: int) -> None:
         # HTTP has no empty range.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from obstore.exceptions import BaseError
 from obstore.store import S3Store as Client
 
-from buildsvc.errors import StoreRefused
+from buildsvc.errors import ConfigError, StoreRefused
 from buildsvc.store.s3address import check_endpoint
 from buildsvc.store.s3credentials import find_credentials
 
@@ -35,9 +35,8 @@ def make_client(
     need one that does not.
 
     Raises:
-        ConfigError: the environment's endpoint is no address.
-        StoreRefused: there are no credentials, the file of authorities cannot be read, or the
-            client does not take what the environment says.
+        StoreRefused: the environment's endpoint is no address, there are no credentials, the file
+            of authorities cannot be read, or the client does not take what the environment says.
     """
     options: ClientConfig = {
         "connect_timeout": timedelta(seconds=timeouts.connect),
@@ -98,7 +97,11 @@ def _endpoint(address: S3Address, environ: Mapping[str, str]) -> str | None:
         return address.endpoint
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
         if environ.get(name):
-            return check_endpoint(environ[name], name)
+            try:
+                return check_endpoint(environ[name], name)
+            except ConfigError as error:
+                # Not of this address: who cannot have a cache builds without.
+                raise StoreRefused(str(error)) from None
     return None
 
 

@@ -51,6 +51,8 @@ _NO_S3 = (
     "invalid list response",
     "Requested ",
 )
+# A list with a key that the client has no path for, such as a//b or a/../b.
+_FOREIGN_KEY = "object with invalid path"
 _UNTRUSTED = ("invalid peer certificate", "UnknownIssuer")
 
 _ADVICE = {
@@ -137,6 +139,12 @@ def _without_status(error: Exception, what: str, text: str, details: str) -> Sto
             found=found,
             advice="install the authority that signed the server's certificate, or name its file "
             "in AWS_CA_BUNDLE",
+        )
+    if _FOREIGN_KEY in text:
+        return StoreRefused(
+            "there is a key below the prefix that cannot be listed",
+            found=found,
+            advice="remove what others have put there, or use another prefix",
         )
     if any(words in text for words in _NO_S3):
         return StoreRefused(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -137,35 +138,59 @@ async def test_statuses_of_deletes(status: int, code: str, kind: type[StoreError
             await store.delete("a")
 
 
-async def test_a_server_that_overwrites_is_found_out_at_the_first_create() -> None:
-    created = 0
+async def test_a_server_that_overwrites_is_found_out_before_anything_is_created() -> None:
+    created: list[str] = []
 
     async def overwrite(request: web.Request) -> web.Response:
-        nonlocal created
         await request.read()
-        created += request.headers.get("If-None-Match") == "*"
+        assert request.headers["If-None-Match"] == "*"
+        created.append(request.path)
         return web.Response(headers={"ETag": '"x"'})
 
     async with answering(overwrite) as store:
-        with pytest.raises(StoreRefused, match="overwrote"):
-            await store.create("a", b"data")
-        with pytest.raises(StoreRefused, match="overwrote"):
-            await store.create("b", b"data")
-    assert created == 4
+        for name in "ab":
+            with pytest.raises(StoreRefused, match="overwrites what is to be created"):
+                await store.create(name, b"data")
+    assert created == ["/bucket/base/.create-only"] * 2
 
 
-async def test_a_server_that_does_not_is_asked_once() -> None:
-    statuses = iter([200, 503, 200, 412, 200, 200])
+@pytest.mark.parametrize("probed", [[200, 412], [412], [503, 412], [200, 503, 412]])
+async def test_a_server_that_does_not_is_asked_once(probed: list[int]) -> None:
+    statuses = iter([*probed, 200, 200])
+    asked: list[str] = []
 
     async def answer(request: web.Request) -> web.Response:
         await request.read()
+        asked.append(request.path)
         return web.Response(status=next(statuses), headers={"ETag": '"x"'})
 
     async with answering(answer) as store:
-        # The second request fails in passing: the object is there all the same.
-        for name in "abcd":
-            await store.create(name, b"data")
-    assert next(statuses, None) is None
+        if 503 in probed:
+            with pytest.raises(StoreUnavailable):
+                await store.create("a", b"data")
+        async with asyncio.TaskGroup() as group:
+            for name in "ab":
+                group.create_task(store.create(name, b"data"))
+    assert set(asked[: len(probed)]) == {"/bucket/base/.create-only"}
+    assert sorted(asked[len(probed) :]) == ["/bucket/base/a", "/bucket/base/b"]
+
+
+async def test_a_lost_bucket_is_told_from_a_missing_object_once() -> None:
+    asked: list[str] = []
+    code = "NoSuchBucket"
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.method)
+        return web.Response(status=404, body=error_body(code))
+
+    async with answering(answer) as store:
+        with pytest.raises(StoreRefused, match="NoSuchBucket"):
+            await store.stat("a")
+        code = "NoSuchKey"
+        for name in "ab":
+            with pytest.raises(ObjectNotFound):
+                await store.stat(name)
+    assert asked == ["HEAD", "GET", "HEAD", "GET", "HEAD"]
 
 
 async def test_every_body_has_its_checksum_in_the_signature(tmp_path: Path) -> None:
@@ -296,6 +321,36 @@ async def test_what_others_have_put_below_the_prefix() -> None:
 async def test_a_list_that_is_out_of_order_is_refused() -> None:
     async with answering(listed("base/a", "base/c", "base/b")) as store:
         with pytest.raises(StoreRefused, match="not in order"):
+            assert [stat async for stat in store.list("")] == []
+
+
+@pytest.mark.parametrize("key", ["base/A", "base/"])
+async def test_a_list_that_repeats_itself_is_refused(key: str) -> None:
+    """Also of what is not ours, or it would never end."""
+
+    async def handler(_: web.Request) -> web.Response:
+        body = (
+            "<ListBucketResult><IsTruncated>true</IsTruncated>"
+            "<NextContinuationToken>more</NextContinuationToken><Contents>"
+            f"<Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+            "<ETag>x</ETag><Size>1</Size></Contents></ListBucketResult>"
+        )
+        return web.Response(text=body, content_type="application/xml")
+
+    async with answering(handler) as store:
+        with pytest.raises(StoreRefused, match="not in order"):
+            assert [stat async for stat in store.list("")] == []
+
+
+async def test_a_directorys_mark_may_come_after_what_is_greater_without_its_slash() -> None:
+    async with answering(listed("base/a-b", "base/a/", "base/a/b")) as store:
+        assert [stat.name async for stat in store.list("")] == ["a-b", "a/b"]
+
+
+@pytest.mark.parametrize("key", ["base//a", "base/../a"])
+async def test_a_key_that_has_no_path_is_named(key: str) -> None:
+    async with answering(listed("base/a", key)) as store:
+        with pytest.raises(StoreRefused, match=f"cannot be listed.*{re.escape(key)}"):
             assert [stat async for stat in store.list("")] == []
 
 
