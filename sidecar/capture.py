@@ -15,6 +15,7 @@ from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.catalog import Catalog
 from buildsvc.cache.chunks import split_digests
+from buildsvc.cache.collectionlog import CollectionLog
 from buildsvc.cache.packs import pack_name
 from buildsvc.errors import CacheError, StoreError
 from buildsvc.failures import cause
@@ -74,7 +75,12 @@ class Uploads:
         self.catalog = catalog
         self._status = status
         self._slots = asyncio.Semaphore(concurrency)
-        self._failed: list[agent_pb2.PackFile] = []
+        self._failed: list[tuple[agent_pb2.PackFile, int]] = []
+        self._collections = CollectionLog(store)
+        self._learning = asyncio.Lock()
+        self._learned = False
+        #: The newest collection of the store that is known of.
+        self.collection = 0
         self._trouble = asyncio.Event()
         self.bytes = 0
         self.packs = 0
@@ -85,10 +91,12 @@ class Uploads:
         A pack that the store does not take is kept for ``flush``: a capture under way must
         not lose its events for it, and to the packer its chunks count as stored.
         """
+        # That of the first try counts: an answer may have been lost.
+        collection = await self._known_collection()
         try:
-            await self._upload(pack)
+            await self._upload(pack, collection)
         except (StoreError, OSError):
-            self._failed.append(pack)
+            self._failed.append((pack, collection))
             self._trouble.set()
 
     async def flush(self) -> None:
@@ -98,7 +106,7 @@ class Uploads:
             StoreError: the store does not take the first of them; all that is left stays.
         """
         while self._failed:
-            await self._upload(self._failed[0])
+            await self._upload(*self._failed[0])
             del self._failed[0]
         self._trouble.clear()
 
@@ -122,7 +130,19 @@ class Uploads:
                 await self.flush()
         return await task
 
-    async def _upload(self, pack: agent_pb2.PackFile) -> None:
+    async def _known_collection(self) -> int:
+        """Return the newest collection known; what is uploaded from now on is not in its plan.
+
+        The store is asked once. Where it does not say, packs may have to be stored again.
+        """
+        async with self._learning:
+            if not self._learned:
+                with suppress(StoreError):
+                    self.collection = max(self.collection, await self._collections.newest())
+                self._learned = True
+        return self.collection
+
+    async def _upload(self, pack: agent_pb2.PackFile, collection: int) -> None:
         async with self._slots:
             name = pack_name(pack.digest)
             span = self._status.begin(Kind.UPLOAD, name, bytes=pack.size)
@@ -143,6 +163,7 @@ class Uploads:
             chunk_offsets=pack.chunk_offsets,
             chunk_stored=pack.chunk_stored,
             chunk_lengths=pack.chunk_lengths,
+            collection=collection,
         )
         await self._agent.release_pack(Path(pack.path))
 

@@ -13,7 +13,8 @@ import grpc.aio
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.catalog import Catalog
-from buildsvc.errors import BuildsvcError
+from buildsvc.cache.leases import Lease
+from buildsvc.errors import BuildsvcError, StoreError
 from buildsvc.store.contract import Store
 from sidecar.agentclient import AgentClient
 from sidecar.buildkit import BuildKit
@@ -26,6 +27,7 @@ from sidecar.download import Downloads
 from sidecar.guardclient import AgentExited, DaemonExited, Namespace, NamespaceLostError, StartError
 from sidecar.launch import Launch
 from sidecar.locate import Found, Loadable, loadable
+from sidecar.log import get_logger
 from sidecar.losses import Losses
 from sidecar.paths import EpochPaths
 from sidecar.plan import ObjectKey
@@ -34,6 +36,8 @@ from sidecar.room import Room
 from sidecar.settings import Settings
 from sidecar.status import Status
 from sidecar.userns import EndedEarly
+
+log = get_logger(__name__)
 
 #: Seconds that the agent may take from its start to its first answer.
 _AGENT_WITHIN = 20.0
@@ -82,6 +86,7 @@ class Epoch:
         #: Of all generations that were tried: what one lacks, another one may name too.
         self._losses = Losses()
         self._restoring: asyncio.Task[None] | None = None
+        self._lease: Lease | None = None
         self._watching: asyncio.Task[None] | None = None
         self._answered = asyncio.Event()
         self._daemon = Buildkitd(
@@ -166,7 +171,10 @@ class Epoch:
         except grpc.aio.AioRpcError as problem:
             raise Lost(f"the restored state cannot be used: {problem.details()}") from problem
         self._restorer.loaded()
-        self.catalog = Catalog.from_root(root)
+        head = ready.generation.head
+        self.catalog = Catalog.from_root(root, head.collection)
+        assert self._store is not None
+        self._lease = Lease(self._store, head.root)
         self.needs_blobs = bool(answer.leases_unavailable)
 
     async def complete(self, wanted: Callable[[ObjectKey], bool]) -> None:
@@ -239,6 +247,8 @@ class Epoch:
             ]
             if self._restoring is not None:
                 running.append(tasks.create_task(_awaited(self._restoring), name="restore"))
+            if self._lease is not None:
+                running.append(tasks.create_task(_held(self._lease), name="lease"))
             if self._store is not None and self._settings.publish != "never":
                 self._uploads = Uploads(
                     self._store, self._agent, self.catalog, self._status, UPLOADS
@@ -268,6 +278,12 @@ class Epoch:
             scratch=self._paths.scratch,
             max_used_space=self._launch.max_used_space,
         )
+
+    def collected(self, packs: frozenset[bytes], collection: int) -> None:
+        """Take packs as lost that this collection of the store may delete; only while serving."""
+        assert self._uploads is not None
+        self._uploads.collection = max(self._uploads.collection, collection)
+        self._losses.packs |= packs
 
     @property
     def uploaded(self) -> tuple[int, int]:
@@ -352,6 +368,14 @@ class Epoch:
 async def _awaited(task: asyncio.Task[None]) -> None:
     """Take part in the task's end: its failure is raised, and a cancellation ends it."""
     await task
+
+
+async def _held(lease: Lease) -> None:
+    """Hold the lease, as long as the store takes it: the cache is collected later then."""
+    try:
+        await lease.hold()
+    except StoreError as problem:
+        log.warning("no lease on the restored generation", reason=str(problem))
 
 
 def _no_agent(reason: str) -> EndedEarly:

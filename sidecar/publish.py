@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache import publication
 from buildsvc.cache.catalog import BlobChunks, Catalog, SnapshotChunks, TreeChunks
 from buildsvc.cache.generations import Generation, GenerationLog
-from buildsvc.errors import CacheError, HeadConflict
 from sidecar.capture import CapturedTree
 from sidecar.checkpoint import Picture
 from sidecar.plan import trace_parts
-
-#: Publishers of one key that may win before this one gives up.
-_CONFLICTS = 5
 
 
 def merged_trace(picture: Picture, restored: cache_pb2.Root | None) -> cache_pb2.Trace:
@@ -49,26 +45,15 @@ class Publisher:
         """Create the key's next head for the picture, as the newest one's child.
 
         Raises:
+            PacksCollected: a collection may have deleted something of it.
             HeadConflict: others won each of several times.
             StoreError: the store does not take it.
         """
-        root = await asyncio.to_thread(self._root, picture, catalog, restored, cold_build_seconds)
-        for attempt in range(_CONFLICTS):
-            try:
-                return await self._next(root)
-            except HeadConflict:
-                if attempt == _CONFLICTS - 1:
-                    raise
-        raise AssertionError("unreachable")
 
-    async def _next(self, root: cache_pb2.Root) -> Generation:
-        number = await self._log.newest_number()
-        try:
-            parent = await self._log.read(number) if number else None
-        except CacheError:
-            # A head that this version cannot read is continued, not overwritten.
-            parent = None
-        return await self._log.publish(root, parent=parent, number=number + 1)
+        def build(collection: int) -> cache_pb2.Root:
+            return self._root(picture, catalog, restored, cold_build_seconds, collection)
+
+        return await publication.publish(self._log, catalog, build)
 
     def _root(
         self,
@@ -76,6 +61,7 @@ class Publisher:
         catalog: Catalog,
         restored: cache_pb2.Root | None,
         cold_build_seconds: float,
+        collection: int,
     ) -> cache_pb2.Root:
         return catalog.build_root(
             snapshots=[
@@ -92,6 +78,7 @@ class Publisher:
             platform=self._platform,
             created_unix_ns=time.time_ns(),
             cold_build_seconds=cold_build_seconds,
+            collection=collection,
         )
 
 

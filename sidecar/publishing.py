@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import grpc.aio
 
 from buildsvc.cache.keys import CacheKey
+from buildsvc.cache.publication import PacksCollected
 from buildsvc.errors import BuildsvcError
 from sidecar.buildkit import BuildFinished
 from sidecar.checkpoint import NotIdle, Picture
@@ -18,7 +19,7 @@ from sidecar.epoch import Epoch
 from sidecar.log import get_logger
 from sidecar.publish import Publisher
 from sidecar.status import Generation, Phase, Status
-from sidecar.timeline import Kind
+from sidecar.timeline import Kind, Span
 
 log = get_logger(__name__)
 
@@ -30,6 +31,8 @@ _AGAIN_AT_MOST = 60.0
 #: Tries before the end, each with the store's own retries: a store that is dead or refuses
 #: would otherwise keep every pod for its whole grace period.
 _LAST_TRIES = 3
+#: Collections of the store that may come in between one publication.
+_COLLECTIONS = 3
 
 
 @dataclass(frozen=True)
@@ -152,9 +155,7 @@ class Publishing:
             try:
                 # Builds that end from here on are not in the picture.
                 ended = self._ended
-                picture = await self._take()
-                span.end(snapshots=len(picture.snapshots), blobs=len(picture.blobs))
-                generation = await self._publish(picture)
+                picture, generation = await self._take_and_publish(span)
                 self._published, self._failures = ended, 0
                 if self._policy.publish != "never":
                     self._outdated = picture.outdated
@@ -186,6 +187,20 @@ class Publishing:
                 packs=self._epoch.uploaded[0] - packs,
                 uploaded_bytes=self._epoch.uploaded[1] - size,
             )
+
+    async def _take_and_publish(self, span: Span) -> tuple[Picture, Generation]:
+        """Take a picture and publish it; again, when the store was collected meanwhile."""
+        for attempt in range(_COLLECTIONS + 1):
+            picture = await self._take()
+            span.end(snapshots=len(picture.snapshots), blobs=len(picture.blobs))
+            try:
+                return picture, await self._publish(picture)
+            except PacksCollected as problem:
+                if attempt == _COLLECTIONS:
+                    raise
+                log.info("storing again what may have been collected", reason=str(problem))
+                self._epoch.collected(problem.packs, problem.collection)
+        raise AssertionError("unreachable")
 
     async def _take(self) -> Picture:
         """Take a picture, and say what is not in it."""

@@ -52,12 +52,15 @@ class Catalog:
         # Where chunks were that no pack is known to have any more.
         self._lost: dict[bytes, Location] = {}
         self._pack_sizes: dict[bytes, int] = {}
+        # The newest collection that cannot have condemned a pack.
+        self._collections: dict[bytes, int] = {}
 
     @classmethod
-    def from_root(cls, root: cache_pb2.Root) -> Catalog:
-        """The catalog of a valid Root."""
+    def from_root(cls, root: cache_pb2.Root, collection: int = 0) -> Catalog:
+        """The catalog of a valid Root, whose head says that it knows of ``collection``."""
         catalog = cls()
         catalog._pack_sizes = {pack.digest: pack.size for pack in root.packs}
+        catalog.vouch((pack.digest for pack in root.packs), collection)
         table = ChunkTable(root)
         catalog._locations = {(at := table[n]).digest: at for n in range(len(table))}
         return catalog
@@ -87,14 +90,29 @@ class Catalog:
         chunk_offsets: Sequence[int],
         chunk_stored: Sequence[int],
         chunk_lengths: Sequence[int],
+        collection: int = 0,
     ) -> None:
-        """Adds a pack that is in the store; the columns are those of PackFile."""
+        """Adds a pack that is in the store; the columns are those of PackFile.
+
+        ``collection`` is the newest one that was known before its upload began.
+        """
         self._pack_sizes[digest] = size
+        self._collections.setdefault(digest, collection)
         rows = zip(
             split_digests(chunk_digests), chunk_offsets, chunk_stored, chunk_lengths, strict=True
         )
         for chunk, offset, stored, length in rows:
             self._locations.setdefault(chunk, Location(chunk, digest, offset, stored, length))
+
+    def vouch(self, digests: Iterable[bytes], collection: int) -> None:
+        """Takes it as known that no collection up to this one has condemned these packs."""
+        for digest in digests:
+            self._collections[digest] = max(self._collections.get(digest, 0), collection)
+
+    def unsafe_packs(self, root: cache_pb2.Root, collection: int) -> frozenset[bytes]:
+        """Packs that the root names and this or an earlier collection may have condemned."""
+        named = (pack.digest for pack in root.packs)
+        return frozenset(pack for pack in named if self._collections.get(pack, 0) < collection)
 
     def drop_packs(self, digests: Collection[bytes]) -> list[bytes]:
         """Takes packs as lost or corrupt; the chunks that are in no other one, as far as known."""
@@ -114,6 +132,7 @@ class Catalog:
         platform: str,
         created_unix_ns: int,
         cold_build_seconds: float = 0.0,
+        collection: int = 0,
     ) -> cache_pb2.Root:
         """The valid Root of the next generation, with the chunks and packs that it refers to.
 
@@ -136,6 +155,7 @@ class Catalog:
             created_unix_ns=created_unix_ns,
             trace=trace,
             cold_build_seconds=cold_build_seconds,
+            collection=collection,
         )
         numbers = self._fill_table(root, used)
 

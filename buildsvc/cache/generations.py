@@ -3,6 +3,7 @@
 Heads are numbered from 1 without gaps, created once, never overwritten and never deleted: a
 collector deletes what old ones name, they themselves are small. Whoever creates head n+1 has
 published. A store's LIST may be behind or refused, so it is only where the search begins.
+A collection puts heads of its own between (``buildsvc.cache.collect``), which repeat what is kept.
 
 With a signing key heads are signed, with verify keys only signed ones are read
 (``buildsvc.cache.signing``). A chain of parents shows a head that was put in another's place: it
@@ -28,7 +29,9 @@ from google.protobuf.message import DecodeError
 from buildsvc import __version__
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.chunks import DIGEST_SIZE, digest
+from buildsvc.cache.collectionlog import CollectionLog
 from buildsvc.cache.keys import LAST_NUMBER, CacheKey
+from buildsvc.cache.numbers import newest_number
 from buildsvc.cache.roots import decode_root, encode_root, root_name
 from buildsvc.errors import (
     CacheError,
@@ -54,8 +57,6 @@ MAX_HEAD = 64 << 10
 """Bytes of a serialised head."""
 NONCE_SIZE = 16
 
-_LIST_LIMIT = 2000  # names to read of a LIST; from the last of them the search goes on by doubling
-
 
 @dataclass(frozen=True)
 class Generation:
@@ -68,6 +69,11 @@ class Generation:
     def number(self) -> int:
         """Its number in the log."""
         return self.head.number
+
+    @property
+    def origin(self) -> int:
+        """The number under which its root was published."""
+        return self.head.repeats or self.head.number
 
     @property
     def digest(self) -> bytes:
@@ -92,6 +98,7 @@ class GenerationLog:
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.key = key
+        self.collections = CollectionLog(store)
         self._store = store
         self._signing = signing
         self._verify = verify
@@ -103,19 +110,10 @@ class GenerationLog:
         Costs a LIST and one failed read when the LIST is up to date, and a number of reads
         logarithmic in what it lacks when it is not. Heads from ``below`` on are not looked at.
         """
-        low = await self._listed(below)
-        step = 1
-        while await self._exists(low + step, below):
-            low += step
-            step *= 2
-        high = low + step
-        while high - low > 1:
-            middle = (low + high) // 2
-            if await self._exists(middle, below):
-                low = middle
-            else:
-                high = middle
-        return low
+        key = self.key
+        return await newest_number(
+            self._store, key.heads_prefix, key.head_name, key.head_number, below
+        )
 
     async def newest(self) -> Generation | None:
         """The newest generation; None when nothing was published under this key.
@@ -131,12 +129,12 @@ class GenerationLog:
     ) -> AsyncIterator[Generation]:
         """Generations from the newest back; ``skipped`` is told of each that cannot be used.
 
-        Where one is missing, what lies above it was not put there by a publisher: the newest one
-        below is looked for.
+        Ends at the oldest that is kept. Where one is missing, what lies above it was not put
+        there by a publisher: the newest one below is looked for.
         """
         child: Generation | None = None
-        number = await self.newest_number()
-        while number:
+        number, oldest = await self.newest_number(), 1
+        while number >= oldest:
             try:
                 generation = await self.read(number)
                 if child is not None and self._verify is not None:
@@ -149,8 +147,12 @@ class GenerationLog:
                 number = await self.newest_number(below=number)
                 continue
             else:
-                yield generation
-                child = generation
+                oldest = max(oldest, generation.head.oldest_kept)
+                if generation.head.root:
+                    yield generation
+                # What lies between is of earlier collections, or could not be used.
+                child = None if generation.head.repeats else generation
+                number = generation.head.repeats or number
             number -= 1
 
     async def read(self, number: int) -> Generation:
@@ -177,6 +179,8 @@ class GenerationLog:
     ) -> Generation:
         """Makes the root the key's newest generation. Its packs must be in the store already.
 
+        ``buildsvc.cache.publication`` makes sure that no collection has condemned them.
+
         ``number`` is needed after a generation that cannot be read: ``newest_number() + 1``.
 
         Raises HeadConflict when another generation has the number, StoreError when it is not
@@ -187,27 +191,63 @@ class GenerationLog:
         if number > LAST_NUMBER:
             raise CorruptObject(f"the log of key {self.key.text} has a head out of range")
         root_digest, stored = encode_root(root)
-        head = cache_pb2.Head(
+        head = self._head(number, parent)
+        head.root = root_digest
+        head.buildkit_version = root.buildkit_version
+        head.collection = root.collection
+        generation = self._signed(head)
+        await self._store.put(root_name(root_digest), stored)
+        await self._create(generation)
+        return generation
+
+    async def announce(self) -> None:
+        """Lets collections know the key before its first head is created. Raises StoreError."""
+        await self._store.put(self.key.object_name, self.key.text.encode())
+
+    async def fence(
+        self,
+        number: int,
+        *,
+        parent: Generation | None,
+        collection: int,
+        oldest_kept: int,
+        repeats: Generation | None,
+    ) -> Generation:
+        """Creates the head of a collection: what is published after it knows the collection.
+
+        It repeats the root of ``repeats``, the newest generation that can be used; None when
+        nothing is kept. Raises as ``publish`` does.
+        """
+        head = self._head(number, parent)
+        head.collection = collection
+        head.oldest_kept = oldest_kept
+        if repeats is not None:
+            head.root = repeats.head.root
+            head.buildkit_version = repeats.head.buildkit_version
+            head.repeats = repeats.origin
+        generation = self._signed(head)
+        await self._create(generation)
+        return generation
+
+    def _head(self, number: int, parent: Generation | None) -> cache_pb2.Head:
+        return cache_pb2.Head(
             format_version=FORMAT_VERSION,
             key=self.key.text,
             number=number,
             parent=parent.digest if parent else b"",
-            root=root_digest,
             tenant=self.key.tenant,
             trust_domain=self.key.trust_domain,
             nonce=os.urandom(NONCE_SIZE),
             created_unix_ns=self._now_ns(),
             buildsvc_version=__version__,
-            buildkit_version=root.buildkit_version,
         )
+
+    def _signed(self, head: cache_pb2.Head) -> Generation:
         if self._signing is None:
             raw = head.SerializeToString(deterministic=True)
         else:
             raw = self._signing.sign(head)
-        generation = Generation(cache_pb2.Head.FromString(raw), raw)
-        await self._store.put(root_name(root_digest), stored)
-        await self._create(generation)
-        return generation
+        return Generation(cache_pb2.Head.FromString(raw), raw)
 
     async def _create(self, generation: Generation) -> None:
         """Creates the head, or finds out who did when the answer is not clear."""
@@ -227,29 +267,6 @@ class GenerationLog:
         # The nonce makes the bytes of two publishers differ, whatever they publish.
         if there != generation.raw:
             raise HeadConflict(f"generation {generation.number} was published by somebody else")
-
-    async def _listed(self, below: int) -> int:
-        """The newest number below that LIST shows, 0 when it shows none or fails."""
-        newest = seen = 0
-        try:
-            async for found in self._store.list(self.key.heads_prefix):
-                number = self.key.head_number(found.name) or 0
-                newest = max(newest, number if number < below else 0)
-                seen += 1
-                if seen >= _LIST_LIMIT:
-                    break
-        except StoreError:
-            return newest
-        return newest
-
-    async def _exists(self, number: int, below: int) -> bool:
-        if number >= below:
-            return False
-        try:
-            await self._store.stat(self.key.head_name(number))
-        except ObjectNotFound:
-            return False
-        return True
 
 
 def _check_parent(child: Generation, parent: Generation) -> None:
@@ -292,9 +309,13 @@ def _decode_head(
             f"head {number}: made for another place", expected=str(number), found=str(head.number)
         )
     if (
-        len(head.root) != DIGEST_SIZE
+        len(head.root) not in ((0, DIGEST_SIZE) if head.oldest_kept else (DIGEST_SIZE,))
         or len(head.nonce) != NONCE_SIZE
         or len(head.parent) not in (0, DIGEST_SIZE)
     ):
         raise CorruptObject(f"head {number}: its root, nonce or parent is none")
+    if bool(head.repeats) != bool(head.oldest_kept and head.root) or not (
+        head.repeats < number and head.oldest_kept <= (head.repeats or number)
+    ):
+        raise CorruptObject(f"head {number}: it keeps or repeats what cannot be")
     return head

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from buildsvc.cache.chunks import digest
 from buildsvc.errors import ConfigError
@@ -77,6 +77,18 @@ class CacheKey:
             compat=f"buildkit-{int(version[1])}.{int(version[2])}",
         )
 
+    @classmethod
+    def from_text(cls, text: str) -> CacheKey:
+        """The key with this canonical text. Raises ConfigError when there is none."""
+        parts = text.split("/")
+        if len(parts) != 5:
+            raise ConfigError(f"cache key: {text[:80]!r} does not have five parts")
+        tenant, trust_domain, name, platform, compat = parts
+        key = cls(tenant, trust_domain, unquote(name), platform, compat)
+        if key.text != text:
+            raise ConfigError(f"cache key: {text[:80]!r} is not how it is written")
+        return key
+
     @property
     def text(self) -> str:
         """The canonical text; different keys have different texts."""
@@ -87,6 +99,11 @@ class CacheKey:
     def id(self) -> str:
         """32 hex digits."""
         return digest(self.text.encode()).hex()[:32]
+
+    @property
+    def object_name(self) -> str:
+        """The store's name of the object that tells the key's text."""
+        return f"keys/{self.id}/key"
 
     @property
     def heads_prefix(self) -> str:

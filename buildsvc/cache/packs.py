@@ -4,8 +4,11 @@ A pack is immutable and named by the BLAKE3 of its bytes. Layout, all numbers li
 
     stored chunks, back to back from offset 0
     index      32-byte digest of each chunk, then its bytes stored, then its length (u32 each)
-    trailer    BLAKE3 of the index (32), bytes of chunks (u64), bytes of index (u32),
+    trailer    BLAKE3 of the index (32), nonce (16), bytes of chunks (u64), bytes of index (u32),
                format version (u32), magic (8)
+
+The nonce is random, so that no two packs have one name: a pack that a collection has condemned
+(``buildsvc.cache.collect``) stays condemned, and the same chunks stored again are another pack.
 
 Readers of a generation find chunks through its Root. The index is for whoever has no Root:
 checking a pack, or rebuilding what is known of it.
@@ -13,6 +16,7 @@ checking a pack, or rebuilding what is known of it.
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 import tempfile
@@ -37,15 +41,16 @@ from buildsvc.errors import CorruptObject, UnsupportedFormat
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TARGET_SIZE = 24 << 20
 """Bytes of chunks at which a pack is full: few objects, yet a lost one is soon sent again."""
 MAX_PACK = 64 << 20
 """Bytes that a reader accepts as a pack."""
 
 _MAGIC = b"bsvcpack"
-_TRAILER = struct.Struct("<32sQII8s")
+_TRAILER = struct.Struct("<32s16sQII8s")
 _ENTRY_SIZE = DIGEST_SIZE + 4 + 4
+_NONCE_SIZE = 16
 
 TRAILER_SIZE = _TRAILER.size
 """Bytes at the end of a pack that tell where its index is."""
@@ -154,7 +159,8 @@ class _OpenPack:
         digests = b"".join(self._chunks)
         index = digests + _pack_u32(stored) + _pack_u32(lengths)
         self._write(index)
-        trailer = _TRAILER.pack(digest(index), self.size, len(index), FORMAT_VERSION, _MAGIC)
+        nonce = os.urandom(_NONCE_SIZE)
+        trailer = _TRAILER.pack(digest(index), nonce, self.size, len(index), FORMAT_VERSION, _MAGIC)
         self._write(trailer)
         self._file.close()
         name = self._hasher.digest()
@@ -235,7 +241,7 @@ def _read_trailer(tail: Buffer, size: int) -> tuple[bytes, int, int]:
     """Digest of the index, bytes of chunks, bytes of index."""
     if not TRAILER_SIZE <= len(tail) <= size <= MAX_PACK:
         raise CorruptObject(f"pack: {size} bytes, of which {len(tail)} are here, are none")
-    index_digest, chunk_bytes, index_length, version, magic = _TRAILER.unpack(
+    index_digest, _, chunk_bytes, index_length, version, magic = _TRAILER.unpack(
         tail[len(tail) - TRAILER_SIZE :]
     )
     if magic != _MAGIC:

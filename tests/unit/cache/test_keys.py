@@ -31,6 +31,30 @@ def test_text_and_names() -> None:
     assert make().id == "7c647fd485a28745bd34d50624a3a0eb"
 
 
+@given(NAMES)
+def test_a_key_is_known_by_its_text(name: str) -> None:
+    key = make(name)
+    assert CacheKey.from_text(key.text) == key
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "acme/protected/app/linux-amd64",
+        "acme/protected/app/main/linux-amd64/buildkit-0.33",
+        "ACME/protected/app/linux-amd64/buildkit-0.33",
+        "acme/protected/a%2fb/linux-amd64/buildkit-0.33",
+        "acme/protected/%61pp/linux-amd64/buildkit-0.33",
+        "acme/protected/%FF/linux-amd64/buildkit-0.33",
+        "acme/protected//linux-amd64/buildkit-0.33",
+    ],
+)
+def test_texts_of_no_key(text: str) -> None:
+    with pytest.raises(ConfigError, match="cache key"):
+        CacheKey.from_text(text)
+
+
 def test_make() -> None:
     key = CacheKey.make(
         tenant="acme",

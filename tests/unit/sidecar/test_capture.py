@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -11,10 +12,13 @@ import grpc.aio
 import pytest
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
+from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.catalog import Catalog
+from buildsvc.cache.collectionlog import CollectionLog
 from buildsvc.cache.packs import FinishedPack, pack_name
 from buildsvc.errors import ObjectNotFound, StoreError
-from buildsvc.store.faults import Fail, FaultyStore, Hold, Rule
+from buildsvc.store.contract import Store
+from buildsvc.store.faults import Fail, FaultyStore, Hold, LoseAnswer, Rule
 from buildsvc.store.local import LocalStore
 from sidecar.capture import Captures, Uploads, restored_blobs, restored_trees
 from sidecar.plan import ObjectKey
@@ -88,6 +92,57 @@ async def test_a_pack_is_stored_known_and_released(tmp_path: Path) -> None:
     assert captures.trees["a"].usage_inodes == 4
     assert captures.blobs["sha256:b"].mtime_ns == 8
     assert [taken.tree for taken in captures._databases] == [b"x" * 32]
+
+
+async def begin_collection(store: Store) -> int:
+    plan = cache_pb2.Plan(format_version=1, nonce=os.urandom(16))
+    return await CollectionLog(store).begin(plan, 0)
+
+
+async def test_packs_know_of_the_collections_that_began_before_their_upload(
+    tmp_path: Path,
+) -> None:
+    agent = FakeAgent()
+    packs = [write_pack(tmp_path, [bytes([n]) * 10]) for n in range(3)]
+    agent.captures = [[pack_event(pack)] for pack in packs]
+    async with scene(tmp_path, agent) as (captures, uploads, catalog, store):
+        assert await begin_collection(store) == 1
+        await captures.capture(REQUEST)
+        # It asks once; what publication finds out, it is told.
+        assert await begin_collection(store) == 2
+        await captures.capture(REQUEST)
+        uploads.collection = 2
+        await captures.capture(REQUEST)
+    root = cache_pb2.Root(packs=[cache_pb2.Pack(digest=pack.digest) for pack in packs])
+    assert catalog.unsafe_packs(root, 1) == set()
+    assert catalog.unsafe_packs(root, 2) == {packs[0].digest, packs[1].digest}
+    assert catalog.unsafe_packs(root, 3) == {pack.digest for pack in packs}
+
+
+async def test_a_pack_that_is_tried_again_knows_what_was_known_at_first(tmp_path: Path) -> None:
+    """The first answer may have been lost, and a collection may have listed the pack."""
+    agent = FakeAgent()
+    pack = write_pack(tmp_path, [b"content"])
+    agent.captures = [[pack_event(pack)]]
+    script = [Rule("put_file", "packs/*", 1, LoseAnswer())]
+    async with scene(tmp_path, agent, script) as (captures, uploads, catalog, _):
+        with suppress(StoreError):
+            await captures.capture(REQUEST)
+        uploads.collection = 1
+        await uploads.flush()
+    root = cache_pb2.Root(packs=[cache_pb2.Pack(digest=pack.digest)])
+    assert catalog.unsafe_packs(root, 1) == {pack.digest}
+
+
+async def test_a_store_that_does_not_say_which_collections_there_were(tmp_path: Path) -> None:
+    agent = FakeAgent()
+    pack = write_pack(tmp_path, [b"content"])
+    agent.captures = [[pack_event(pack)]]
+    script = [Rule("stat", "collections/*", 1, Fail())]
+    async with scene(tmp_path, agent, script) as (captures, _, catalog, _):
+        await captures.capture(REQUEST)
+    root = cache_pb2.Root(packs=[cache_pb2.Pack(digest=pack.digest)])
+    assert catalog.unsafe_packs(root, 1) == {pack.digest}
 
 
 async def test_what_the_agent_could_not_capture_again_is_forgotten(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest_asyncio
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.generations import Generation
+from buildsvc.cache.leases import leased_roots
 from buildsvc.errors import EnvironmentUnfit
 from sidecar.daemon import Lost
 from sidecar.epoch import Epoch
@@ -48,7 +49,7 @@ class Scene:
         packs = self.paths.base / "packs"
         await asyncio.to_thread(packs.mkdir)
         root = await generation(self.store, packs, {"layer": b"L" * 100}, used=("layer",))
-        found = Found(MINE, Generation(cache_pb2.Head(number=1), b""), root)
+        found = Found(MINE, Generation(cache_pb2.Head(number=1, root=b"r" * 32), b""), root)
         ready = await self.epoch.fetch(found)
         self.epoch.prefetch(ready)
         await self.epoch.load(ready)
@@ -356,3 +357,22 @@ async def test_the_daemon_is_stopped_before_the_namespace(scene: Scene) -> None:
     await scene.epoch.close(5)
     assert scene.namespace.asked[-2:] == ["stop-daemon 5", "close"]
     assert scene.status.counts.plain["daemon_exits"] == 0
+
+
+async def test_a_restored_generation_is_leased(scene: Scene) -> None:
+    await scene.epoch.open()
+    await scene.load()
+    assert not [name for name in scene.store.objects if name.startswith("leases/")]
+    async with scene.epoch.serving():
+        await scene.epoch.start_daemon()
+        leased, _ = await leased_roots(scene.store, 0.0)
+        assert leased == {b"r" * 32}
+
+
+async def test_a_store_that_takes_no_lease_is_not_an_end(scene: Scene) -> None:
+    await scene.epoch.open()
+    await scene.load()
+    scene.store.refuse = {"put"}
+    async with scene.epoch.serving():
+        await scene.epoch.start_daemon()
+        assert not scene.epoch.lost.done()

@@ -57,7 +57,15 @@ class FakeEpoch:
         self.pruned: dict[str, str] = {}
         self.mounts: dict[str, str] = {}
         self.losses = Losses()
+        self.collections: list[int] = []
+        self.stores_again = True
         self._root = root
+
+    def collected(self, packs: frozenset[bytes], collection: int) -> None:
+        """They are stored again at once, so to speak."""
+        self.collections.append(collection)
+        if self.stores_again:
+            self.catalog.vouch(packs, collection)
 
     async def active_builds(self) -> frozenset[str]:
         return self.active.pop(0) if len(self.active) > 1 else self.active[0]
@@ -251,6 +259,34 @@ async def test_what_is_found_lost_after_publishing_is_published_anew(tmp_path: P
         await it.publishing.drain()
         assert it.epoch.taken == 2
         assert not it.publishing.dirty
+
+
+async def fenced(it: Scene) -> None:
+    """A collection has begun of which this pod does not know."""
+    await it.log.announce()
+    await it.log.fence(1, parent=None, collection=4, oldest_kept=1, repeats=None)
+
+
+async def test_what_a_collection_may_have_deleted_is_stored_again(tmp_path: Path) -> None:
+    async with scene(tmp_path) as it:
+        it.built()
+        await fenced(it)
+        report = await it.publishing.checkpoint()
+        assert (report.published, report.number) == (True, 2)
+        assert (it.epoch.taken, it.epoch.collections) == (2, [4])
+        head = (await it.log.read(2)).head
+        assert head.collection == 4
+
+
+async def test_it_is_not_stored_again_for_ever(tmp_path: Path) -> None:
+    async with scene(tmp_path) as it:
+        it.built()
+        await fenced(it)
+        it.epoch.stores_again = False
+        report = await it.publishing.checkpoint()
+        assert not report.published
+        assert "deleted by collection 4" in report.reason
+        assert it.epoch.taken == publishing._COLLECTIONS + 1
 
 
 @pytest.mark.parametrize("trouble", [CorruptObject("bad page"), gone()])
