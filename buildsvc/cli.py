@@ -1,4 +1,4 @@
-"""The command line of what is not a sidecar: ``buildsvc store check``, ``buildsvc key new``."""
+"""The command line of what is not a sidecar: the groups ``store``, ``key`` and ``cache``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from buildsvc._version import __version__
+from buildsvc.cachecli import add_cache_commands
 from buildsvc.commandline import Parser, error_lines
 from buildsvc.errors import BuildsvcError
 
@@ -31,8 +32,9 @@ Image builds in fresh pods at the speed of a warm daemon. The part beside a buil
 this is for those who keep the cache."""
 
 _CODES = """\
-exit codes: 0 done, 64 wrong usage, 73 a key file cannot be created, 74 the store does not keep what
-is needed, 75 it is not available, 77 it refuses, 78 its address or a key file is wrong"""
+exit codes: 0 done, 64 wrong usage, 65 the cache is not what it should be, 73 a key file cannot be
+created, 74 the store does not keep what is needed, 75 it is not available, 77 it refuses, 78 a
+setting, such as its address or a key file, is wrong"""
 
 _CHECK = """\
 Tests a store for everything that builds rely on: what is written is there at once and for all,
@@ -119,6 +121,7 @@ def _parser() -> Parser:
     show = commands.add_parser("show", help=text, description=text, allow_abbrev=False)
     show.set_defaults(command=_key_show)
     show.add_argument("files", type=Path, nargs="+", metavar="FILE", help="a key in PEM")
+    add_cache_commands(groups.add_parser("cache", help="The caches in a store."))
     return parser
 
 

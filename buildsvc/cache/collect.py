@@ -1,0 +1,304 @@
+"""Remote garbage collection: deleting what no kept generation names, while others publish.
+
+The one thing that a store decides between two writers is who creates an object. Collections need
+nothing else: no clock, no lock, and of LIST only that it shows what was there a while ago.
+
+A collection, number E::
+
+    1  list packs and roots; read all logs; decide what to keep: the plan
+    2  create collections/log/E, which names the plan: collection E has begun
+    3  wait for LIST, list the keys, and *fence* each: create its next head, which repeats the
+       newest usable root and says ``collection = E``
+    4  read all logs once more; what the plan wanted to delete and no kept head or lease names, is
+       condemned: create collections/condemned/E, unless collection E+1 has begun
+    5  delete it
+
+A writer (``buildsvc.cache.publication``) publishes after head n of its key, which says
+``collection = c``. Each pack that it knows has a number too: the newest collection that it knew of
+before it began to upload the pack, or the ``collection`` of the head of which it restored. It
+names a pack only if that number is at least c, or head n names the pack. Where there is no head n,
+it makes the key known first (``keys/…/key``), and where head n cannot be read or is missing, c is
+the newest collection that has begun. The head it creates says c. Names are never used twice: a
+pack has a nonce, and a root the c that it was made for. So something stored again after E has
+begun is not what E has listed before.
+
+*No published head names an object that is condemned.* Say that head m of key K names the object P,
+and that E condemns P: P was listed in step 1 of E.
+
+(a) Head m says ``collection`` at least E. If its writer uploaded P, it knew of E before: but then P
+    was not there in step 1, and its name was not. So P comes from a head that names it and says
+    at least E: the one that was restored, or head m-1. Go on with that one. As heads are finitely
+    many, there is a first head that says at least E and names P; it can only be a fence, which
+    names what the newest usable head before it names: that is case (b).
+(b) Head m says less than E. Then it was there before its key's log was read in step 4: if the key
+    was listed in step 3, the fence stands behind m, because a head after one that says E says at
+    least E. If the key was not listed, it was made known after step 2, so its first head's writer
+    found E in the log of collections, and all its heads say at least E: case (a). So step 4 has
+    seen m: either it is kept and P was not condemned, or it is older than ``oldest_kept``, and
+    nobody relies on it, except readers, whom leases and the minimum age protect.
+
+What (a) needs of (b) is that the fences' roots, and those of all heads that say at least E when
+step 4 reads them, are kept: nothing between a fence and the newest head is ever dropped by E. A
+later collection could; therefore step 4 ends in a look whether E+1 has begun, after all logs were
+read. If it has, E gives up, having condemned nothing. If it has not, all fences of E+1 come later
+than everything that E has read.
+
+*Crashes.* Steps 1 to 4 delete nothing; a plan without condemned objects is resumed, or
+superseded. Step 5 may be done at any time, by anybody, any number of times: nothing refers to a
+condemned object ever again. *Two collectors* of one collection do the same twice. Of two
+collections, the earlier gives up or has condemned before the later one began.
+
+*Clocks.* The safety of generations that are published needs none. What is younger than the minimum
+age is spared so that a build under way need not store again what it has stored already, and
+readers can finish; that age, like those of generations and leases, is told by the store, compared
+with an object that the collector has just written there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache.collectionlog import FORMAT_VERSION, CollectionLog
+from buildsvc.cache.fences import fence, fence_unknown
+from buildsvc.cache.generations import GenerationLog
+from buildsvc.cache.keys import LAST_NUMBER
+from buildsvc.cache.leases import leased_roots
+from buildsvc.cache.packs import pack_name
+from buildsvc.cache.retention import KeyState, Policy, oldest_kept
+from buildsvc.cache.roots import decode_root, root_name
+from buildsvc.cache.survey import (
+    Logs,
+    Reader,
+    listed_digests,
+    listed_keys,
+    no_times,
+    split,
+)
+from buildsvc.errors import CorruptObject, ObjectNotFound
+
+if TYPE_CHECKING:
+    from buildsvc.store.contract import Store
+
+SETTLE = 30.0
+"""Seconds after which LIST is taken to show what was there before."""
+
+_NONCE_SIZE = 16
+_CLOCK = "collections/clock"
+_DELETES = 16  # at a time
+
+
+def _silent(_: str, __: int, ___: int) -> None:
+    """Progress that nobody looks at."""
+
+
+class Collector:
+    """Collects one store. Methods raise StoreError, and UnsupportedFormat, UntrustedHead or
+    CorruptObject where it cannot be known what is in use: then nothing is deleted.
+
+    ``progress`` is told what is being done, how much of it is done, and of how much.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        logs: Logs,
+        policy: Policy,
+        *,
+        settle: float = SETTLE,
+        progress: Callable[[str, int, int], None] = _silent,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._store = store
+        self._logs = logs
+        self._policy = policy
+        self._settle = settle
+        self._progress = progress
+        self._sleep = sleep
+        self._collections = CollectionLog(store)
+
+    async def plan(self) -> cache_pb2.Plan:
+        """What a collection would keep and delete now. Writes nothing but its clock's object."""
+        now = await self._now()
+        plan = cache_pb2.Plan(format_version=FORMAT_VERSION, nonce=os.urandom(_NONCE_SIZE))
+        packs = await self._old("packs/", now)
+        roots = await self._old("roots/", now)
+        states = await self._states()
+        oldest = oldest_kept(states, self._policy, now)
+        kept_packs, kept_roots = await self._leased(now)
+        for state in states:
+            kept = [one for one in state.generations if one.number >= oldest[state.id]]
+            plan.keys.add(
+                id=state.id,
+                oldest_kept=oldest[state.id],
+                key=state.text,
+                kept=len(kept),
+                dropped=len(state.generations) - len(kept),
+            )
+            for one in kept:
+                kept_packs.update(one.packs)
+                kept_roots.add(one.root)
+        plan.packs = _column(packs.keys() - kept_packs)
+        plan.roots = _column(roots.keys() - kept_roots)
+        plan.bytes = sum(
+            size
+            for sizes, kept in ((packs, kept_packs), (roots, kept_roots))
+            for digest, size in sizes.items()
+            if digest not in kept
+        )
+        return plan
+
+    async def collect(self, plan: cache_pb2.Plan) -> cache_pb2.Condemned | None:
+        """Carries out a plan; what was deleted, None when a later collection has begun."""
+        number = await self._collections.begin(plan, time.time_ns())
+        return await self._finish(number, plan)
+
+    async def resume(self) -> list[cache_pb2.Condemned]:
+        """Finishes what collectors have left that did not come to their end; what was deleted."""
+        done = []
+        for number in await self._collections.unfinished():
+            condemned = await self._collections.condemned(number)
+            if condemned is not None:
+                done.append(await self._delete(number, await self._checked(condemned)))
+        newest = await self._collections.newest()
+        if newest and (plan := await self._collections.plan(newest)) is not None:
+            condemned = await self._finish(newest, plan)
+            if condemned is not None:
+                done.append(condemned)
+        return done
+
+    async def tidy(self) -> None:
+        """Deletes leases that have ended and plans that were never carried out."""
+        now = await self._now()
+        _, ended = await leased_roots(self._store, now)
+        newest = await self._collections.newest()
+        old = await self._collections.old_plans(newest, now - self._policy.min_age)
+        for name in (*ended, *old):
+            await self._store.delete(name)
+
+    async def _checked(self, condemned: cache_pb2.Condemned) -> cache_pb2.Condemned:
+        """Without what is in use. Nothing of it should be; but pods may not delete, and somebody
+        with a pod's rights could have put the object there.
+        """
+        reader = Reader(self._store)
+        keys = [await reader.find_key(listed) for listed in await listed_keys(self._store)]
+        logs = [self._logs(key) for key in keys if key is not None]
+        packs, roots = await self._kept(reader, logs)
+        return cache_pb2.Condemned(
+            packs=_column(split(condemned.packs) - packs),
+            roots=_column(split(condemned.roots) - roots),
+        )
+
+    async def _finish(self, number: int, plan: cache_pb2.Plan) -> cache_pb2.Condemned | None:
+        condemned = await self._collections.condemned(number)
+        if condemned is not None:
+            condemned = await self._checked(condemned)
+        else:
+            condemned = await self._mark(number, plan)
+        return None if condemned is None else await self._delete(number, condemned)
+
+    async def _mark(self, number: int, plan: cache_pb2.Plan) -> cache_pb2.Condemned | None:
+        """Steps 3 and 4; None when a later collection has begun."""
+        await self._sleep(self._settle)
+        oldest = {key.id: key.oldest_kept for key in plan.keys}
+        reader = Reader(self._store)
+        logs = []
+        keys = await listed_keys(self._store)
+        for done, listed in enumerate(keys):
+            self._progress("fencing keys", done, len(keys))
+            if (key := await reader.find_key(listed)) is None:
+                await fence_unknown(self._store, listed)
+                continue
+            log = self._logs(key)
+            for below in (LAST_NUMBER + 1, *listed.gaps()):
+                await fence(reader, log, number, oldest.get(listed.id, 1), below=below)
+            logs.append(log)
+        packs, roots = await self._kept(reader, logs)
+        if await self._collections.newest() != number:
+            return None
+        condemned = cache_pb2.Condemned(
+            format_version=FORMAT_VERSION,
+            packs=_column(split(plan.packs) - packs),
+            roots=_column(split(plan.roots) - roots),
+        )
+        await self._collections.condemn(number, condemned)
+        return condemned
+
+    async def _kept(
+        self, reader: Reader, logs: Sequence[GenerationLog]
+    ) -> tuple[set[bytes], set[bytes]]:
+        """Packs and roots that kept heads and leases name."""
+        packs, roots = await self._leased(await self._now())
+        for done, log in enumerate(logs):
+            self._progress("marking what is kept", done, len(logs))
+            async for generation, named in reader.usable(log):
+                packs.update(named)
+                roots.add(generation.head.root)
+        return packs, roots
+
+    async def _delete(self, number: int, condemned: cache_pb2.Condemned) -> cache_pb2.Condemned:
+        """Step 5. Roots go first: what is left after a crash names nothing that is gone."""
+        roots = [root_name(digest) for digest in sorted(split(condemned.roots))]
+        packs = [pack_name(digest) for digest in sorted(split(condemned.packs))]
+        for names in (roots, packs):
+            for at in range(0, len(names), _DELETES):
+                self._progress("deleting", at, len(names))
+                await self._delete_each(names[at : at + _DELETES])
+        await self._collections.done(number)
+        return condemned
+
+    async def _delete_each(self, names: Iterable[str]) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for name in names:
+                    tasks.create_task(self._store.delete(name))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _states(self) -> list[KeyState]:
+        reader = Reader(self._store)
+        keys = await listed_keys(self._store)
+        states = []
+        for done, listed in enumerate(keys):
+            self._progress("reading keys", done, len(keys))
+            if (key := await reader.find_key(listed)) is not None:
+                states.append(await reader.state(self._logs(key), listed))
+        return states
+
+    async def _leased(self, now: float) -> tuple[set[bytes], set[bytes]]:
+        """Packs and roots under leases."""
+        leased, _ = await leased_roots(self._store, now)
+        packs: set[bytes] = set()
+        for digest in leased:
+            try:
+                root = decode_root(await self._store.get(root_name(digest)), digest)
+            except (ObjectNotFound, CorruptObject):
+                continue
+            packs.update(pack.digest for pack in root.packs)
+        return packs, leased
+
+    async def _old(self, prefix: str, now: float) -> dict[bytes, int]:
+        """Sizes of packs or roots that are old enough, by digest."""
+        old: dict[bytes, int] = {}
+        async for digest, stat in listed_digests(self._store, prefix):
+            if stat.modified is None:
+                raise no_times()
+            if now - stat.modified >= self._policy.min_age:
+                old[digest] = stat.size
+        return old
+
+    async def _now(self) -> float:
+        """The store's time."""
+        await self._store.put(_CLOCK, b"")
+        modified = (await self._store.stat(_CLOCK)).modified
+        if modified is None:
+            raise no_times()
+        return modified
+
+
+def _column(digests: Iterable[bytes]) -> bytes:
+    return b"".join(sorted(digests))

@@ -1,0 +1,80 @@
+"""Fences: the heads by which a collection ends what was published before it.
+
+See ``buildsvc.cache.collect``, step 3.
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from buildsvc.cache.generations import Generation, GenerationLog
+from buildsvc.cache.numbers import newest_number
+from buildsvc.errors import CacheError, HeadConflict, ObjectExists
+
+if TYPE_CHECKING:
+    from buildsvc.cache.survey import Listed, Reader
+    from buildsvc.store.contract import Store
+
+
+async def fence(
+    reader: Reader, log: GenerationLog, collection: int, oldest: int, *, below: int
+) -> None:
+    """Creates the key's next head, unless the newest one knows of the collection already.
+
+    It repeats the newest generation that can be used and is not older than ``oldest``. ``below``
+    is one more than the last number, or a head that stands above a gap: nobody may publish in
+    there either. Raises StoreError, UnsupportedFormat, UntrustedHead.
+    """
+    while (number := await log.newest_number(below)) + 1 < below:
+        newest: Generation | None = None
+        try:
+            newest = await log.read(number) if number else None
+        except CacheError:
+            # Whether it is what it seems to be is looked at below, with all others. It may be of
+            # a later collection.
+            collection = max(collection, await log.collections.newest())
+        if newest is not None and newest.head.collection >= collection:
+            return
+        repeats = await _newest_usable(reader, log, oldest)
+        try:
+            await log.fence(
+                number + 1,
+                parent=newest,
+                collection=collection,
+                oldest_kept=min(oldest, repeats.origin) if repeats else number + 1,
+                repeats=repeats,
+            )
+        except HeadConflict:
+            continue
+        return
+
+
+async def fence_unknown(store: Store, listed: Listed) -> None:
+    """Takes the next number of a key that nobody can name. Raises StoreError.
+
+    A publisher that can name it asks for the newest collection after a head that it cannot read.
+    """
+
+    def name(number: int) -> str:
+        return f"{listed.prefix}{number:020d}"
+
+    def number_of(text: str) -> int | None:
+        digits = text.removeprefix(listed.prefix)
+        return int(digits) if digits.isdecimal() else None
+
+    while True:
+        number = await newest_number(store, listed.prefix, name, number_of)
+        try:
+            await store.create(name(number + 1), b"")
+        except ObjectExists:
+            continue
+        return
+
+
+async def _newest_usable(reader: Reader, log: GenerationLog, oldest: int) -> Generation | None:
+    async with aclosing(reader.usable(log)) as usable:
+        async for generation, _ in usable:
+            if generation.origin >= oldest:
+                return generation
+    return None

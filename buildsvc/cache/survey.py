@@ -1,0 +1,236 @@
+"""Looking through a whole store: its keys, their generations, its packs and roots."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from google.protobuf.message import DecodeError
+
+from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache.chunks import DIGEST_SIZE
+from buildsvc.cache.generations import Generation, GenerationLog
+from buildsvc.cache.keys import CacheKey
+from buildsvc.cache.retention import Kept, KeyState
+from buildsvc.cache.roots import root_name
+from buildsvc.errors import (
+    CacheError,
+    ConfigError,
+    CorruptObject,
+    ObjectNotFound,
+    StoreRefused,
+    StoreUnavailable,
+    UnsupportedFormat,
+    UntrustedHead,
+)
+from buildsvc.store.contract import ObjectStat, Store
+
+Logs: TypeAlias = Callable[[CacheKey], GenerationLog]
+"""How the log of a key is read: with which keys its heads are verified and signed."""
+
+_KEYS = "keys/"
+_OF_KEY = re.compile(r"keys/([0-9a-f]{32})/(key|heads/([0-9]{20}))")
+_DIGEST = re.compile(r"(?:packs/[0-9a-f]{2}|roots)/([0-9a-f]{64})")
+_MAX_TEXT = 4096
+
+
+@dataclass
+class Listed:
+    """What LIST shows of a key."""
+
+    id: str
+    announced: bool = False
+    heads: dict[int, float | None] = field(default_factory=dict)
+    """When each head was created, by the store's clock."""
+
+    def gaps(self) -> list[int]:
+        """Heads that LIST shows without the one before them: somebody else put them there."""
+        return [number for number in self.heads if number > 1 and number - 1 not in self.heads]
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its heads begin with."""
+        return f"{_KEYS}{self.id}/heads/"
+
+
+async def listed_keys(store: Store) -> list[Listed]:
+    """The keys that LIST shows. Raises StoreError."""
+    keys: dict[str, Listed] = {}
+    async for found in store.list(_KEYS):
+        if match := _OF_KEY.fullmatch(found.name):
+            key = keys.setdefault(match[1], Listed(match[1]))
+            if match[3]:
+                key.heads[int(match[3])] = found.modified
+            else:
+                key.announced = True
+    return list(keys.values())
+
+
+async def listed_digests(store: Store, prefix: str) -> AsyncIterator[tuple[bytes, ObjectStat]]:
+    """The packs or roots that LIST shows, with their digests. Raises StoreError."""
+    async for found in store.list(prefix):
+        if match := _DIGEST.fullmatch(found.name):
+            yield bytes.fromhex(match[1]), found
+
+
+def _key_of(text: bytes, key_id: str) -> CacheKey | None:
+    try:
+        key = CacheKey.from_text(text.decode())
+    except (ConfigError, UnicodeDecodeError):
+        return None
+    return key if key.id == key_id else None
+
+
+class Reader:
+    """Reads the logs of keys, and takes nothing for unusable because of a bad answer.
+
+    What a generation names may be deleted when nobody can read it. So bytes that are not what they
+    should be are read again, and have to be the same; generations of a later format, and keys of
+    which no head is trusted, end the collection.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._packs: dict[bytes, dict[bytes, int]] = {}
+
+    async def state(self, log: GenerationLog, listed: Listed) -> KeyState:
+        """What there is of a key. Raises StoreError, UnsupportedFormat, UntrustedHead."""
+        generations: dict[int, Kept] = {}
+        async for generation, packs in self.usable(log):
+            number = generation.origin
+            modified = listed.heads.get(number)
+            if modified is None:
+                modified = (await self._store.stat(log.key.head_name(number))).modified
+            if modified is None:
+                raise no_times()
+            generations.setdefault(number, Kept(number, modified, generation.head.root, packs))
+        return KeyState(
+            id=log.key.id,
+            text=log.key.text,
+            tenant=log.key.tenant,
+            newest=await log.newest_number(),
+            generations=[generations[number] for number in sorted(generations)],
+        )
+
+    async def usable(
+        self, log: GenerationLog
+    ) -> AsyncGenerator[tuple[Generation, dict[bytes, int]], None]:
+        """Generations from the newest back, with the sizes of the packs that each names.
+
+        Raises StoreError, UnsupportedFormat, UntrustedHead.
+        """
+        skipped: list[tuple[int, CacheError]] = []
+        untrusted: CacheError | None = None
+        trusted = False
+        async for generation in log.candidates(lambda number, e: skipped.append((number, e))):
+            untrusted = await self._look_into(log, skipped) or untrusted
+            trusted = True
+            if (packs := await self.packs(log, generation)) is not None:
+                yield generation, packs
+        untrusted = await self._look_into(log, skipped) or untrusted
+        if untrusted is not None and not trusted:
+            raise untrusted
+
+    async def find_key(self, listed: Listed) -> CacheKey | None:
+        """The key of that id, from what tells it; None when nothing that can be read does.
+
+        Raises StoreError.
+        """
+        if listed.announced:
+            raw = await self._store.get(f"{_KEYS}{listed.id}/key")
+            if (key := _key_of(raw[:_MAX_TEXT], listed.id)) is not None:
+                return key
+        names = [f"{listed.prefix}{number:020d}" for number in sorted(listed.heads, reverse=True)]
+        for name in names:
+            try:
+                head = cache_pb2.Head.FromString(await self._store.get(name))
+            except (DecodeError, ObjectNotFound):
+                continue
+            if (key := _key_of(head.key.encode(), listed.id)) is not None:
+                return key
+        for name in names:
+            await self._still(name)
+        return None
+
+    async def _look_into(
+        self, log: GenerationLog, skipped: list[tuple[int, CacheError]]
+    ) -> CacheError | None:
+        """Takes what was skipped from the list; one that is not trusted, if any."""
+        untrusted: CacheError | None = None
+        for number, problem in skipped:
+            match problem:
+                case UnsupportedFormat():
+                    raise problem
+                case UntrustedHead():
+                    untrusted = problem
+                case CorruptObject():
+                    await self._still(log.key.head_name(number))
+                    await self._still_unreadable(log, number)
+        skipped.clear()
+        return untrusted
+
+    async def packs(self, log: GenerationLog, generation: Generation) -> dict[bytes, int] | None:
+        """The packs that a generation names; None when its root cannot be read.
+
+        Raises StoreError, UnsupportedFormat.
+        """
+        digest = generation.head.root
+        if digest not in self._packs:
+            try:
+                root = await log.read_root(generation)
+            except UnsupportedFormat:
+                raise
+            except CacheError:
+                if not await self._still(root_name(digest)):
+                    return None
+                try:
+                    await log.read_root(generation)
+                except CacheError:
+                    return None
+                raise _bad_answer(root_name(digest)) from None
+            self._packs[digest] = {pack.digest: pack.size for pack in root.packs}
+        return self._packs[digest]
+
+    async def _still_unreadable(self, log: GenerationLog, number: int) -> None:
+        try:
+            await log.read(number)
+        except CacheError:
+            return
+        raise _bad_answer(log.key.head_name(number))
+
+    async def _still(self, name: str) -> bool:
+        """Whether the object is there, with the same bytes each time. Raises StoreUnavailable."""
+        answers: list[bytes | None] = []
+        for _ in range(2):
+            try:
+                answers.append(await self._store.get(name))
+            except ObjectNotFound:
+                answers.append(None)
+        if answers[0] != answers[1]:
+            raise _bad_answer(name)
+        return answers[0] is not None
+
+
+def _bad_answer(name: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"{name} is not the same each time that it is read",
+        advice="look for what corrupts data between this machine and the store, then start again",
+    )
+
+
+def no_times() -> StoreRefused:
+    """The error about a store that does not tell when objects were written."""
+    return StoreRefused(
+        "the store does not tell when objects were written",
+        expected="a time of modification for each object",
+        advice="collect with another address of the same store, such as its directory",
+    )
+
+
+def split(column: bytes) -> set[bytes]:
+    """The digests of a plan's column. Raises CorruptObject."""
+    if len(column) % DIGEST_SIZE:
+        raise CorruptObject("collection: a column of digests ends within one")
+    return {column[at : at + DIGEST_SIZE] for at in range(0, len(column), DIGEST_SIZE)}

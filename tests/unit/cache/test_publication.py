@@ -1,0 +1,118 @@
+"""Publishing beside collections: what may have been condemned is not named."""
+
+from __future__ import annotations
+
+import pytest
+
+from buildsvc.cache.generations import Generation, GenerationLog
+from buildsvc.cache.publication import CONFLICTS, PacksCollected, publish
+from buildsvc.errors import HeadConflict
+from tests.unit.cache.actors import KEYS, Bucket, Hand
+from tests.unit.cache.collecting import collected, generations, names, play, stalled, writer
+
+KEY, OTHER = KEYS[0], KEYS[2]
+
+
+async def test_a_key_is_known_before_its_first_head() -> None:
+    bucket = Bucket()
+    actor = await stalled(bucket, writer(KEY, {1}).work, f"put {KEY.object_name}")
+    await actor.step()
+    # What has begun is asked for after that.
+    assert await actor.before("list collections/log/")
+    assert bucket.get(KEY.object_name) == KEY.text.encode()
+    await actor.finish()
+    assert len(await generations(bucket, KEY)) == 1
+
+
+@pytest.mark.parametrize("moment", ["put packs", "put roots", "create keys"])
+async def test_a_writer_that_stalled_while_its_packs_were_collected(moment: str) -> None:
+    bucket = Bucket()
+    await play(bucket, writer(KEY, {1}).work)
+    slow = await stalled(bucket, writer(KEY, {2}).work, moment)
+    await play(bucket, writer(KEY, {3}, {1}).work)
+    await collected(bucket)
+    await slow.finish()
+    newest = (await generations(bucket, KEY))[0]
+    assert (newest.items, newest.missing) == ({1, 2}, set())
+    assert newest.head.collection == 1
+
+
+@pytest.mark.parametrize("moment", ["put packs", "put keys", "create keys"])
+async def test_the_first_generation_of_a_key(moment: str) -> None:
+    """It restored another key's, which was superseded and collected meanwhile."""
+    bucket = Bucket()
+    await play(bucket, writer(KEY, {1}).work)
+    slow = await stalled(bucket, writer(OTHER, {2}, fallback=KEY).work, moment)
+    await play(bucket, writer(KEY, {3}, {1}).work)
+    await collected(bucket)
+    await slow.finish()
+    assert [(one.items, one.missing) for one in await generations(bucket, OTHER)] == [
+        ({1, 2}, set())
+    ]
+
+
+async def test_what_the_newest_generation_names_is_not_stored_again() -> None:
+    bucket = Bucket()
+    await play(bucket, writer(KEY, {1, 2, 3}).work)
+    await play(bucket, writer(OTHER, {5}).work)
+    await play(bucket, writer(OTHER, {6}, {5}).work)
+    slow = await stalled(bucket, writer(KEY, {4}).work, "put packs")
+    await collected(bucket)
+    before = names(bucket, "packs/")
+    await slow.finish()
+    # Once before it knew of the collection, once after.
+    assert len(names(bucket, "packs/") - before) == 2
+    assert before <= names(bucket, "packs/")
+    assert (await generations(bucket, KEY))[0].items == {1, 2, 3, 4}
+
+
+async def test_what_is_not_on_disk_is_left_out() -> None:
+    bucket = Bucket()
+    await play(bucket, writer(KEY, {1}).work)
+    slow = await stalled(bucket, writer(OTHER, {2}, fallback=KEY, complete=False).work, "put roots")
+    await play(bucket, writer(KEY, {3}, {1}).work)
+    await collected(bucket)
+    await slow.finish()
+    assert [(one.items, one.missing) for one in await generations(bucket, OTHER)] == [({2}, set())]
+
+
+async def test_after_a_head_that_cannot_be_read_the_log_of_collections_counts() -> None:
+    bucket = Bucket()
+    await play(bucket, writer(KEY, {1}).work)
+    slow = await stalled(bucket, writer(KEY, {2}).work, "put roots")
+    await play(bucket, writer(KEY, {3}, {1}).work)
+    await collected(bucket)
+    bucket.put(max(names(bucket, KEY.heads_prefix)), b"?")
+    await slow.finish()
+    newest = (await generations(bucket, KEY))[0]
+    assert (newest.items, newest.missing, newest.head.collection) == ({1, 2}, set(), 1)
+
+
+async def test_a_root_has_another_name_after_a_collection() -> None:
+    one = writer(KEY, ())
+    assert one.build(1).SerializeToString() != one.build(2).SerializeToString()
+
+
+async def test_others_win_each_time() -> None:
+    tries = []
+
+    class Losing(GenerationLog):
+        async def publish(self, *_: object, **__: object) -> Generation:
+            tries.append(1)
+            raise HeadConflict("by the test")
+
+    one = writer(KEY, ())
+
+    async def work(hand: Hand) -> None:
+        with pytest.raises(HeadConflict):
+            await publish(Losing(hand, KEY), one.catalog, one.build)
+
+    await play(Bucket(), work)
+    assert len(tries) == CONFLICTS
+
+
+def test_the_error_can_be_made_again_from_its_text() -> None:
+    error = PacksCollected.of(frozenset({b"p"}), 3)
+    assert error.packs == {b"p"}
+    assert error.collection == 3
+    assert PacksCollected(*error.args).packs == frozenset()
