@@ -123,16 +123,20 @@ class Rootlesskit:
 
     def entered(self, pid: int) -> None:
         """Learns from a process in the namespace which one it is; OSError when that is gone."""
-        self._namespace = userns.identity(pid)
+        self._namespace = userns.namespace_of(pid)
 
     async def kill_left(self, *, last: int | None) -> tuple[int, ...]:
         """Kills what is left in the namespace, `last` last; answers who did not end even then.
 
         For what outlived a guard that was killed itself; call it when rootlesskit has ended.
         """
-        if self._namespace is None:
+        namespace, self._namespace = self._namespace, None
+        if namespace is None:
             return ()
-        return tuple(await asyncio.to_thread(userns.kill_all, self._namespace, last=last))
+        try:
+            return tuple(await asyncio.to_thread(userns.kill_all, namespace, last=last))
+        finally:
+            os.close(namespace)
 
     def said(self) -> str:
         """The end of the log."""

@@ -230,19 +230,24 @@ def _can_be_mapped(log: str) -> bool:
     )
 
 
-def identity(pid: int) -> int:
-    """Number of the user namespace that a process is in. Raises OSError when it is gone."""
-    return os.stat(f"/proc/{pid}/ns/user").st_ino
+def namespace_of(pid: int) -> int:
+    """A descriptor of the user namespace that a process is in. Raises OSError when it is gone.
+
+    A number would not do: when a namespace has ended, the next one that anybody makes gets its
+    number, unless somebody holds it open.
+    """
+    return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def kill_all(namespace: int, *, last: int | None = None) -> list[int]:
+def kill_all(descriptor: int, *, last: int | None = None) -> list[int]:
     """Kills every process in a user namespace and in those inside it, and waits for their end.
 
     For what outlived a guard that was killed itself. `last`, the agent, is killed when all others
     have gone: it holds the leases that they may be waiting for. Answers who did not end in time.
     Raises ValueError for the namespace that this process is in.
     """
-    if namespace == identity(os.getpid()):
+    namespace = os.fstat(descriptor).st_ino
+    if namespace == os.stat("/proc/self/ns/user").st_ino:
         raise ValueError("that is our own user namespace")
     limit = time.monotonic() + KILL_TIMEOUT
     while True:
@@ -265,7 +270,7 @@ def _is_inside(pid: int, namespace: int) -> bool:
         if stat.rpartition(b")")[2].split()[0] == b"Z":
             # Dead; whoever inherited it may take its time.
             return False
-        descriptor = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = namespace_of(pid)
     except OSError:
         # Gone, or not ours to look at, and so not of our namespace.
         return False

@@ -61,27 +61,36 @@ class Remains:
         assert pod.process is not None
         self._root = str(pod.root)
         pids = list(below(pod.process.pid))
-        ours = {_user_namespace(os.getpid()), ""}
-        self._namespaces = {_user_namespace(pid) for pid in pids} - ours
+        ours = _user_namespace(os.getpid())
+        #: Held open: otherwise a later namespace may get the number of one that has ended.
+        self._namespaces: dict[str, int] = {}
         self._pidfds: dict[int, int] = {}
         for pid in pids:
+            with suppress(OSError):
+                held = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
+                name = os.readlink(f"/proc/self/fd/{held}")
+                if name == ours or name in self._namespaces:
+                    os.close(held)
+                else:
+                    self._namespaces[name] = held
             with suppress(ProcessLookupError):
                 self._pidfds[pid] = os.pidfd_open(pid)
 
     def forget(self) -> None:
         """Let go of what was noted."""
-        while self._pidfds:
-            os.close(self._pidfds.popitem()[1])
+        for noted in (self._pidfds, self._namespaces):
+            while noted:
+                os.close(noted.popitem()[1])
 
     async def gone(self) -> None:
         """Wait until every process is gone; fail for what stays, and for mounts."""
         async with asyncio.timeout(PATIENCE):
             for pidfd in self._pidfds.values():
                 await _ended(pidfd)
-            self.forget()
             # Those that were started after the list was made have no descriptor to wait on.
             while strays := list(self._strays()):
                 await asyncio.wait([asyncio.create_task(_gone(pid)) for pid in strays])
+        self.forget()
         assert not [line for line in _mounts() if self._root in line]
 
     def _strays(self) -> Iterable[int]:

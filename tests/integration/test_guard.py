@@ -430,3 +430,29 @@ async def test_a_namespace_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentUnfit, match="may not write the id maps"):
         async with scene(tmp_path / "s", environment=environment):
             pass
+
+
+async def _in_a_namespace() -> asyncio.subprocess.Process:
+    """A process that has just entered a user namespace, and ends with its input."""
+    child = await asyncio.create_subprocess_exec(
+        "unshare", "--user", "sh", "-c", "echo entered; exec cat",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert child.stdout is not None
+    assert await child.stdout.readline() == b"entered\n"
+    return child
+
+
+async def test_a_later_namespace_is_not_taken_for_one_that_has_ended(tmp_path: Path) -> None:
+    first = await _in_a_namespace()
+    made = Rootlesskit(first, tmp_path / "log", 0)
+    made.entered(first.pid)
+    made.kill()
+    await made.wait()
+    # One of them would get the first one's number if nobody held that.
+    later = [await _in_a_namespace() for _ in range(20)]
+    assert await made.kill_left(last=None) == ()
+    for child in later:
+        await child.communicate(b"")
+    assert [child.returncode for child in later] == [0] * len(later)

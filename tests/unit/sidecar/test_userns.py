@@ -104,5 +104,9 @@ def test_a_user_without_subordinate_ids(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_our_own_namespace_is_never_killed() -> None:
-    with pytest.raises(ValueError, match="our own"):
-        userns.kill_all(userns.identity(os.getpid()))
+    namespace = userns.namespace_of(os.getpid())
+    try:
+        with pytest.raises(ValueError, match="our own"):
+            userns.kill_all(namespace)
+    finally:
+        os.close(namespace)
