@@ -11,6 +11,7 @@ from typing import Literal
 
 from sidecar import rootdir
 from sidecar.agent.routes import METADATA
+from sidecar.commands import agent_command
 from sidecar.environment import allowed
 from sidecar.guardclient import Namespace
 from sidecar.log import get_logger
@@ -44,7 +45,7 @@ class Beginning:
 async def begin(
     settings: Settings, root: rootdir.RootDirectory, listener: socket.socket
 ) -> Beginning:
-    """Start the namespace of the first epoch. Whoever calls it closes the namespace.
+    """Start the first epoch's namespace, with the agent in it. The caller closes the namespace.
 
     Raises:
         CannotCreate: the epoch's directories or its log cannot be made.
@@ -61,7 +62,8 @@ async def begin(
     with paths.making():
         await asyncio.to_thread(paths.make)
     namespace = Namespace(namespace_options(settings, root, listener, paths, network))
-    await namespace.begin()
+    agent = agent_command(settings, allowed(os.environ), paths)
+    await namespace.begin(agent.argv, agent.environment)
     return Beginning(root, tuple(left), number, room, network, namespace)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import grpc.aio
 
 from sidecar.buildkit import BuildKit
+from sidecar.commands import Command
 from sidecar.guardclient import Namespace, NamespaceLostError, StartError
-from sidecar.launch import Command
 from sidecar.status import Status
 from sidecar.timeline import Kind
 

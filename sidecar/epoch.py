@@ -22,6 +22,7 @@ from sidecar.builds import Builds
 from sidecar.cachestore import UPLOADS
 from sidecar.capture import Captures, Uploads
 from sidecar.checkpoint import Checkpointer, Daemon
+from sidecar.commands import agent_command
 from sidecar.daemon import ANSWERS_WITHIN, Buildkitd, Lost
 from sidecar.download import Downloads
 from sidecar.guardclient import AgentExited, DaemonExited, Namespace, NamespaceLostError, StartError
@@ -108,7 +109,7 @@ class Epoch:
         """
         await self._namespace.start()
         self._watching = asyncio.create_task(self._watch_namespace(), name="namespace events")
-        agent = self._launch.agent(self._paths)
+        agent = agent_command(self._settings, self._launch.environment, self._paths)
         answering = asyncio.ensure_future(self._agent.ready(_AGENT_WITHIN))
         try:
             await self._namespace.start_agent(agent.argv, agent.environment)

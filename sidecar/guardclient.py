@@ -123,10 +123,14 @@ class Namespace:
         self._one_at_a_time = asyncio.Lock()
         self._started: asyncio.Future[Message] | None = None
         self._stopped: asyncio.Future[int] | None = None
+        self._asked = False
         self._agent: int | None = None
 
-    async def begin(self) -> None:
+    async def begin(self, argv: Sequence[str] = (), env: Mapping[str, str] | None = None) -> None:
         """Starts what makes the namespace. In the main thread: the child hangs on who forks it.
+
+        With `argv`, the guard starts the agent as soon as it is there itself, and `start_agent`
+        only waits for that: the agent need not wait until this process has imported all it needs.
 
         Raises EnvironmentUnfit saying what the machine lacks, CannotCreate for a log or state
         directory that cannot be made.
@@ -137,6 +141,9 @@ class Namespace:
         with theirs:
             self._process = await self._spawn(self._options, theirs)
         self._reader = asyncio.create_task(self._read(ours, self._process))
+        if argv:
+            self._ask(_start_agent(argv, env or {}), None)
+            self._asked = True
 
     async def start(self) -> None:
         """Begins, unless that has been done, and returns when the guard is ready.
@@ -169,9 +176,11 @@ class Namespace:
 
         The guard appends `--guard-fd 3`. `log` is a descriptor for its output. Raises StartError.
         """
-        message: Message = {"op": "start-agent", "argv": list(argv), "env": dict(env)}
-        self._agent = _pid(await self._run(message, log))
-        return self._agent
+        async with self._one_at_a_time:
+            asked, self._asked = self._asked, False
+            if not asked:
+                self._ask(_start_agent(argv, env), log)
+            return _pid(await self._answer("start-agent"))
 
     async def start_daemon(
         self,
@@ -242,17 +251,24 @@ class Namespace:
     async def _run(self, message: Message, log: int | None) -> Message:
         # A daemon that dies in a checkpoint is started again while strays are ended.
         async with self._one_at_a_time:
-            self._started = self._loop.create_future()
-            try:
-                self._send(message, log)
-                async with asyncio.timeout(START_TIMEOUT):
-                    return await self._started
-            except TimeoutError:
-                raise NamespaceLostError(
-                    f"the guard did not answer {message['op']} within {START_TIMEOUT:g} s"
-                ) from None
-            finally:
-                self._started = None
+            self._ask(message, log)
+            return await self._answer(str(message["op"]))
+
+    def _ask(self, message: Message, log: int | None) -> None:
+        self._send(message, log)
+        self._started = self._loop.create_future()
+
+    async def _answer(self, what: str) -> Message:
+        assert self._started is not None
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                return await self._started
+        except TimeoutError:
+            raise NamespaceLostError(
+                f"the guard did not answer {what} within {START_TIMEOUT:g} s"
+            ) from None
+        finally:
+            self._started = None
 
     def _send(self, message: Message, descriptor: int | None) -> None:
         if self._control is None or self._control.fileno() < 0:
@@ -301,6 +317,8 @@ class Namespace:
         if event == "ready":
             self._spoke(_pid(message))
         elif event in ("agent-started", "daemon-started", "strays-ended"):
+            if event == "agent-started":
+                self._agent = _pid(message)
             if self._started is not None and not self._started.done():
                 self._started.set_result(message)
         elif event == "agent-exited":
@@ -323,6 +341,10 @@ class Namespace:
                 stopped.exception()
         elif self._started is not None and not self._started.done():
             self._started.set_exception(error)
+
+
+def _start_agent(argv: Sequence[str], env: Mapping[str, str]) -> Message:
+    return {"op": "start-agent", "argv": list(argv), "env": dict(env)}
 
 
 def _pid(message: Message) -> int:

@@ -1,24 +1,15 @@
-"""Command lines and environments of what runs inside the user namespace."""
+"""The daemon's command line, environment and configuration."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from sidecar.buildkitconfig import DaemonConfig, merged_config, read_config, space_limit
+from sidecar.commands import Command
 from sidecar.environment import allowed
 from sidecar.paths import EpochPaths
 from sidecar.settings import Settings
 from sidecar.tls import Certificates
-
-
-@dataclass(frozen=True)
-class Command:
-    """A program to start inside the namespace."""
-
-    argv: tuple[str, ...]
-    environment: Mapping[str, str]
 
 
 class Launch:
@@ -31,21 +22,6 @@ class Launch:
         self.environment = allowed(environ)
         self._certificates = certificates
         self.max_used_space = settings.max_used_space or space_limit(settings.root)
-
-    def agent(self, paths: EpochPaths) -> Command:
-        """The agent; the guard appends its own descriptor."""
-        argv = (
-            sys.executable,
-            "-m",
-            "sidecar.agent",
-            f"--root={paths.snapshots}",
-            f"--socket={paths.snapshots_socket}",
-            f"--control={paths.agent_socket}",
-            f"--staging={paths.staging}",
-            f"--buildkit-root={paths.buildkit}",
-            f"--workers={self._settings.unpack_workers}",
-        )
-        return Command(argv, self.environment)
 
     def daemon(self, paths: EpochPaths) -> Command:
         """buildkitd, configured by the merged file alone."""

@@ -120,6 +120,39 @@ async def test_the_guards_first_word_tells_the_namespace(
     assert guard.known == _GUARD
 
 
+async def test_an_agent_asked_for_at_the_beginning_is_started_once(guard: FakeGuard) -> None:
+    made = Namespace(_OPTIONS, spawn=guard.spawn)
+    await made.begin(["agent", "-x"], {"A": "1"})
+    # Before the guard's first word, which may come long before this process has time for it.
+    assert await guard.hears() == {"op": "start-agent", "argv": ["agent", "-x"], "env": {"A": "1"}}
+    guard.says(event="ready", pid=_GUARD)
+    guard.says(event="agent-started", pid=_AGENT)
+    await made.start()
+    assert await made.start_agent(["agent", "-x"], {"A": "1"}) == _AGENT
+    strays = asyncio.create_task(made.end_strays())
+    assert await guard.hears() == {"op": "end-strays"}
+    guard.says(event="strays-ended", count=0)
+    assert await strays == 0
+    guard.ends(0)
+    await made.close()
+    assert guard.killed_last == _AGENT
+
+
+async def test_an_agent_asked_for_at_the_beginning_that_does_not_start_is_an_error(
+    guard: FakeGuard,
+) -> None:
+    made = Namespace(_OPTIONS, spawn=guard.spawn)
+    await made.begin(["agent"])
+    await guard.hears()
+    guard.says(event="ready", pid=_GUARD)
+    guard.says(event="failed", op="start-agent", message="no such file")
+    await made.start()
+    with pytest.raises(StartError, match="start-agent: no such file"):
+        await made.start_agent(["agent"], {})
+    guard.ends(0)
+    await made.close()
+
+
 async def test_programs_are_started_one_at_a_time_with_exactly_what_was_given(
     guard: FakeGuard, namespace: Namespace
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from buildsvc.errors import ConfigError
+from sidecar.commands import agent_command
 from sidecar.environment import allowed
 from sidecar.launch import Launch
 from sidecar.paths import EpochPaths
@@ -42,9 +43,10 @@ def test_nothing_is_passed_that_is_not_named() -> None:
 
 
 def test_the_commands_name_the_epochs_own_paths(tmp_path: Path) -> None:
-    launch = Launch(settings(tmp_path, unpack_workers=3), {"PATH": "/bin"}, None)
+    chosen = settings(tmp_path, unpack_workers=3)
+    launch = Launch(chosen, {"PATH": "/bin"}, None)
     paths = EpochPaths(tmp_path / "epoch-7")
-    agent, daemon = launch.agent(paths), launch.daemon(paths)
+    agent, daemon = agent_command(chosen, launch.environment, paths), launch.daemon(paths)
     assert agent.argv[1:3] == ("-m", "sidecar.agent")
     assert f"--buildkit-root={paths.buildkit}" in agent.argv
     assert "--workers=3" in agent.argv
