@@ -30,6 +30,7 @@ _HARMLESS = (
     ("os.unlink", "sidecar/agent/leases.py", "place"),
     ("os.unlink", "sidecar/agent/leases.py", "_create"),
     ("os.unlink", "sidecar/agent/packing.py", "release"),
+    ("os.read", "sidecar/agent/starting.py", "__init__"),
     ("os.stat", "sidecar/userns.py", "check"),
     ("os.access", "sidecar/userns.py", "check"),
     ("os.stat", "sidecar/settings.py", "program"),

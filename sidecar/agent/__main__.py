@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from sidecar.agent import spares
+from sidecar.agent.starting import spares
 
 
 def main() -> int:
     """Start the workers, then import and run the agent."""
     arguments = sys.argv[1:]
-    workers = spares.start(arguments)
+    workers = spares(arguments)
     from sidecar.agent.main import main as agent
 
     return agent(arguments, workers)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AsyncExitStack
 
-    from sidecar.agent.spares import Spare
+    from sidecar.agent.starting import Started
 
 _MESSAGE_BYTES = 64 << 20
 """A state names every snapshot and blob."""
@@ -42,7 +42,7 @@ async def serve_control(
     core: Core,
     ending: Ending,
     stack: AsyncExitStack,
-    spares: Sequence[Spare] = (),
+    spares: Sequence[Started] = (),
 ) -> None:
     """Serves on the control socket for as long as the stack lives.
 

@@ -20,13 +20,13 @@ from sidecar.agent.service import SnapshotsService
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sidecar.agent.spares import Spare
+    from sidecar.agent.starting import Started
 
 _GRACE = 5.0
 """Seconds that buildkitd's calls have to end."""
 
 
-async def run_agent(options: AgentOptions, spares: Sequence[Spare] = ()) -> int:
+async def run_agent(options: AgentOptions, spares: Sequence[Started] = ()) -> int:
     """Serves until SIGTERM or SIGINT, or until the root is lost; answers the exit code.
 
     Mounts stay for the next process. Raises RootInUse, CannotCreate, EnvironmentUnfit, ConfigError.
@@ -63,7 +63,7 @@ def parse(arguments: Sequence[str]) -> AgentOptions:
     return AgentOptions(**vars(parser.parse_args(arguments)))
 
 
-def main(arguments: Sequence[str], spares: Sequence[Spare] = ()) -> int:
+def main(arguments: Sequence[str], spares: Sequence[Started] = ()) -> int:
     """Runs `sidecar agent ARGUMENTS`; answers its exit code."""
     try:
         return asyncio.run(run_agent(parse(arguments), spares))

@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from contextlib import suppress
-from typing import Protocol, Self
+from typing import Self
 
 from sidecar.agent import messages
-from sidecar.agent.spares import Spare, command
+from sidecar.agent.starting import Started
 
 
 class WorkerDied(Exception):
     """The process ended instead of answering."""
 
 
-class Child(Protocol):
-    """What a started process offers; asyncio's and `Spare` do."""
-
-    @property
-    def pid(self) -> int: ...
-
-    @property
-    def returncode(self) -> int | None: ...
-
-    def kill(self) -> None: ...
-
-    async def wait(self) -> int: ...
-
-
 class Process:
-    """A running worker. To be started in the main thread: it dies with the thread it is from."""
+    """A running worker."""
 
     def __init__(
-        self,
-        process: Child,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
+        self, process: Started, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         """Use `start` or `adopt`."""
         self._process = process
@@ -45,24 +26,13 @@ class Process:
 
     @classmethod
     async def start(cls, kind: str, *arguments: str) -> Self:
-        """Start a worker of a kind (`worker.main`). Raises OSError."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *command(kind, theirs.fileno(), *arguments),
-                    pass_fds=(theirs.fileno(),),
-                    stdin=asyncio.subprocess.DEVNULL,
-                )
-            except BaseException:
-                ours.close()
-                raise
-        return cls(process, *await asyncio.open_connection(sock=ours))
+        """Start a worker of a kind (`worker.main`), in the main thread. Raises OSError."""
+        return await cls.adopt(Started(kind, *arguments))
 
     @classmethod
-    async def adopt(cls, spare: Spare) -> Self:
-        """Take over a worker that was started before the event loop."""
-        return cls(spare, *await asyncio.open_connection(sock=spare.connection))
+    async def adopt(cls, started: Started) -> Self:
+        """Take over a worker that runs already."""
+        return cls(started, *await asyncio.open_connection(sock=started.connection))
 
     @property
     def pid(self) -> int:
@@ -98,8 +68,7 @@ class Process:
 
     def kill(self) -> None:
         """Send SIGKILL, whatever the process does."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
+        self._process.kill()
 
     async def end(self) -> None:
         """Kill the process and wait until it is gone."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
-    from sidecar.agent.spares import Spare
+    from sidecar.agent.starting import Started
 
 #: Uncompressed bytes that one process takes of a segment. In small files they are thousands of
 #: them, a tenth of a second's work: nobody should wait for one process while others have none.
@@ -52,7 +52,7 @@ class Unpackers:
     is cancelled returns when no process works on its target any more.
     """
 
-    def __init__(self, count: int, spares: Iterable[Spare] = ()) -> None:
+    def __init__(self, count: int, spares: Iterable[Started] = ()) -> None:
         """Use `count` processes of at most 150 MB each, first those that were started already."""
         self._count = count
         self._spares = deque(spares)

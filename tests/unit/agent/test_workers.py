@@ -15,9 +15,10 @@ import pytest
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc.errors import CorruptObject
-from sidecar.agent import messages, ports, spares, workers
+from sidecar.agent import messages, ports, workers
 from sidecar.agent.errors import WorkerLost
 from sidecar.agent.process import Process
+from sidecar.agent.starting import Started, spares
 from sidecar.agent.workers import DEATHS, Unpackers
 from tests.unit.agent.ondisk import Cache, describe, make_everything
 
@@ -123,9 +124,9 @@ async def test_segments_of_one_tree_are_filled_in_parallel(
 
 
 @pytest.fixture
-def spare_workers() -> Iterator[list[spares.Spare]]:
+def spare_workers() -> Iterator[list[Started]]:
     """Started as the agent does it, before there is an event loop; gone at the end."""
-    found = spares.start(["--root=/", "--workers=2"])
+    found = spares(["--root=/", "--workers=2"])
     yield found
     for spare in found:
         with pytest.raises(ProcessLookupError):
@@ -133,7 +134,7 @@ def spare_workers() -> Iterator[list[spares.Spare]]:
 
 
 async def test_workers_that_run_already_are_taken_first(
-    spare_workers: list[spares.Spare], task: Task, started: list[Process]
+    spare_workers: list[Started], task: Task, started: list[Process]
 ) -> None:
     assert len(spare_workers) == 2
     async with Unpackers(2, spare_workers) as unpackers:
@@ -143,7 +144,7 @@ async def test_workers_that_run_already_are_taken_first(
 
 
 async def test_spare_workers_that_nobody_took_end_with_the_others(
-    spare_workers: list[spares.Spare],
+    spare_workers: list[Started],
 ) -> None:
     async with Unpackers(0, spare_workers):
         assert spare_workers[0].returncode is None
@@ -151,7 +152,7 @@ async def test_spare_workers_that_nobody_took_end_with_the_others(
 
 @pytest.mark.parametrize("arguments", [[], ["--workers=x"], ["--workers=0"], ["--workers", "2"]])
 def test_no_spare_workers_without_a_number(arguments: list[str]) -> None:
-    assert spares.start(arguments) == []
+    assert spares(arguments) == []
 
 
 async def test_workers_killed_at_any_point(
