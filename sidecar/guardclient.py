@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from buildsvc.errors import BuildsvcError, EnvironmentUnfit
-from sidecar.agent import guard, packets
+from sidecar.agent import children, packets
 from sidecar.rootlesskit import start_guard
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ READY_TIMEOUT = 20.0
 """Seconds from the start of rootlesskit to the guard's first word."""
 START_TIMEOUT = 20.0
 """Seconds for a program to be executed by the guard."""
-CLOSE_TIMEOUT = 2 * guard.AGENT_GRACE
+CLOSE_TIMEOUT = 2 * children.AGENT_GRACE
 """Seconds for everything in the namespace to end."""
 
 

@@ -41,35 +41,11 @@ import sys
 import time
 
 from sidecar.agent import packets, spawn
+from sidecar.agent.children import Children, Signals
+from sidecar.agent.fields import ProtocolError, environment, numbers, strings
 
 LISTEN_FD, CONTROL_FD, LOCK_FD = 30, 31, 32
-AGENT_GRACE = 10.0
-"""Seconds from SIGTERM to SIGKILL for the agent."""
 EXIT_AGENT_DIED, EXIT_PROTOCOL, EXIT_ROUTES = 3, 4, 5
-
-_NO_PID = -1
-
-
-class ProtocolError(Exception):
-    """A message that the other side should not have sent."""
-
-
-def _strings(value: object) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ProtocolError("expected a list of strings")
-    return list(value)
-
-
-def _environment(value: object) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise ProtocolError("expected an object of strings")
-    return dict(zip(_strings(list(value)), _strings(list(value.values())), strict=True))
-
-
-def _numbers(value: object) -> list[int]:
-    if not isinstance(value, list) or not all(isinstance(item, int) for item in value):
-        raise ProtocolError("expected a list of numbers")
-    return list(value)
 
 
 class Guard:
@@ -80,14 +56,12 @@ class Guard:
         self._listener = listener
         self._lock = lock
         self._channel: socket.socket | None = None
-        self._agent = _NO_PID
-        self._daemon = _NO_PID
-        self._statuses: dict[int, int] = {}
+        self._signals = Signals()
+        self._children = Children(self._signals)
         self._kill_at: float | None = None
         self._held: dict[int, int] = {}
         self._exit: int | None = None
         self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._wake, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll = select.poll()
 
     def run(self) -> int:
@@ -99,15 +73,16 @@ class Guard:
                 wait = None
                 if self._kill_at is not None:
                     wait = max(0.0, self._kill_at - time.monotonic())
-                self._wait(wait, everything=True)
-                self._reap()
+                self._wait(wait)
+                self._children.reap()
                 self._after_deaths()
         except (OSError, ValueError, KeyError, ProtocolError, packets.PacketError) as error:
             os.write(2, f"guard: {error!r}\n".encode())
             self._exit = EXIT_PROTOCOL
         finally:
             self._end_daemon()
-            self._end_agent()
+            if (status := self._children.end_agent()) is not None:
+                self._tell({"event": "agent-exited", "status": status})
         return self._exit
 
     def _prepare(self) -> None:
@@ -116,13 +91,10 @@ class Guard:
             if int(name) > 2 and os.path.exists(f"/proc/self/fd/{name}"):
                 fcntl.fcntl(int(name), fcntl.F_SETFD, fcntl.FD_CLOEXEC)
         resource.setrlimit(resource.RLIMIT_NOFILE, (self._nofile[1], self._nofile[1]))
-        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._asked_to_end)
+        self._signals.handle(self._asked_to_end)
         spawn.prctl(spawn.PR_SET_PDEATHSIG, signal.SIGTERM)
         spawn.prctl(spawn.PR_SET_CHILD_SUBREAPER, 1)
-        self._poll.register(self._wake, select.POLLIN)
+        self._poll.register(self._signals, select.POLLIN)
         self._poll.register(self._control, select.POLLIN)
 
     def _asked_to_end(self, *_: object) -> None:
@@ -131,26 +103,15 @@ class Guard:
 
     # What arrives.
 
-    def _wait(self, seconds: float | None, *, everything: bool) -> None:
-        """Waits for a signal, with `everything` also for messages, and handles them."""
-        if not everything:
-            select.select([self._wake], [], [], seconds)
-            self._drain_wake()
-            return
+    def _wait(self, seconds: float | None) -> None:
+        """Waits for signals and messages, and handles these."""
         for descriptor, _ in self._poll.poll(None if seconds is None else seconds * 1000):
-            if descriptor == self._wake:
-                self._drain_wake()
+            if descriptor == self._signals.fileno():
+                self._signals.drain()
             elif descriptor == self._control.fileno():
                 self._control_ready()
             elif self._channel is not None and descriptor == self._channel.fileno():
                 self._channel_ready(self._channel)
-
-    def _drain_wake(self) -> None:
-        try:
-            while os.read(self._wake, 512):
-                continue
-        except BlockingIOError:
-            return
 
     def _control_ready(self) -> None:
         received = packets.receive(self._control)
@@ -175,7 +136,7 @@ class Guard:
         elif operation == "stop-daemon":
             self._stop_daemon(message)
         elif operation == "end-strays":
-            count = self._kill_strays(spare=(self._agent, self._daemon))
+            count = self._children.kill_strays(self._children.agent, self._children.daemon)
             self._tell({"event": "strays-ended", "count": count})
         else:
             raise ProtocolError("unknown operation")
@@ -186,10 +147,11 @@ class Guard:
             # The agent has let go of its end. Its death, if it is one, is told by SIGCHLD; without
             # the channel its leases have no keeper, so it must not live on either.
             self._poll.unregister(channel)
-            os.kill(self._agent, signal.SIGKILL)
+            assert self._children.agent is not None
+            os.kill(self._children.agent, signal.SIGKILL)
             return
         message, descriptors = received
-        identifiers = _numbers(message.get("ids"))
+        identifiers = numbers(message.get("ids"))
         if message.get("op") == "hold":
             self._held.update(zip(identifiers, descriptors, strict=True))
         else:
@@ -203,35 +165,35 @@ class Guard:
             # Gone, or no longer reading, which is the same to us.
             self._asked_to_end()
 
-    # Children.
+    # What is started and ended.
 
     def _start_agent(self, message: packets.Message, descriptors: list[int]) -> None:
-        if self._agent != _NO_PID:
+        if self._children.agent is not None:
             raise ProtocolError("the agent runs already")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        argv = [*_strings(message.get("argv")), "--guard-fd", str(spawn.FIRST_FD)]
+        argv = [*strings(message.get("argv")), "--guard-fd", str(spawn.FIRST_FD)]
         # The agent keeps the root's lock too: it may outlive the guard for a moment.
         keep = [] if self._lock is None else [self._lock]
         with theirs:
-            child = spawn.Child(argv, _environment(message.get("env")), self._nofile, descriptors)
-            self._agent = child.fork(theirs.fileno(), keep=keep)
+            child = spawn.Child(argv, environment(message.get("env")), self._nofile, descriptors)
+            pid = child.fork(theirs.fileno(), keep=keep)
         try:
             child.go()
         except BaseException:
             ours.close()
-            os.waitpid(self._agent, 0)
-            self._agent = _NO_PID
+            os.waitpid(pid, 0)
             raise
+        self._children.agent = pid
         self._channel = ours
         self._poll.register(ours, select.POLLIN)
-        self._tell({"event": "agent-started", "pid": self._agent})
+        self._tell({"event": "agent-started", "pid": pid})
 
     def _start_daemon(self, message: packets.Message, descriptors: list[int]) -> None:
-        if self._daemon != _NO_PID:
+        if self._children.daemon is not None:
             raise ProtocolError("the daemon runs already")
         child = spawn.Child(
-            _strings(message.get("argv")),
-            _environment(message.get("env")),
+            strings(message.get("argv")),
+            environment(message.get("env")),
             self._nofile,
             descriptors,
         )
@@ -246,7 +208,7 @@ class Guard:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             raise
-        self._daemon = pid
+        self._children.daemon = pid
         self._kill_at = None
         self._tell({"event": "daemon-started", "pid": pid, "nofsync": note})
 
@@ -265,74 +227,28 @@ class Guard:
         grace = message.get("grace")
         if not isinstance(grace, int | float):
             raise ProtocolError("grace: expected seconds")
-        if self._daemon == _NO_PID:
+        if (daemon := self._children.daemon) is None:
             raise ProtocolError("no daemon runs")
         self._kill_at = time.monotonic() + grace
         if grace > 0:
-            os.kill(self._daemon, signal.SIGTERM)
+            os.kill(daemon, signal.SIGTERM)
             # A paused daemon would not see it.
-            os.kill(self._daemon, signal.SIGCONT)
-
-    def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            if pid in (self._agent, self._daemon):
-                self._statuses[pid] = os.waitstatus_to_exitcode(status)
+            os.kill(daemon, signal.SIGCONT)
 
     def _after_deaths(self) -> None:
         """Draws the conclusions: what ends the daemon, and what ends the guard."""
-        if self._agent in self._statuses and self._exit is None:
+        if self._children.agent_ended and self._exit is None:
             self._exit = EXIT_AGENT_DIED
         overdue = self._kill_at is not None and time.monotonic() >= self._kill_at
-        if self._exit is None and (overdue or self._daemon in self._statuses):
+        if self._exit is None and (overdue or self._children.daemon_ended):
             self._end_daemon()
 
     def _end_daemon(self) -> None:
-        """Kills buildkitd and all that descends from it; returns when the last one is reaped.
-
-        What a RUN step leaves behind becomes the guard's child when its parent dies. Leases are
-        still held here: an opener that waits dies waiting.
-        """
-        self._kill_strays(spare=(self._agent,))
+        """Ends it while the leases are still held here: an opener that waits dies waiting."""
+        status = self._children.end_daemon()
         self._kill_at = None
-        if self._daemon != _NO_PID:
-            status = self._statuses.pop(self._daemon)
-            self._daemon = _NO_PID
+        if status is not None:
             self._tell({"event": "daemon-exited", "status": status})
-
-    def _kill_strays(self, spare: tuple[int, ...]) -> int:
-        """Kills every child but those to spare, until there is none; answers how many."""
-        killed: set[int] = set()
-        while True:
-            self._reap()
-            strays = [pid for pid in spawn.children(os.getpid()) if pid not in spare]
-            if not strays:
-                return len(killed)
-            for pid in strays:
-                os.kill(pid, signal.SIGKILL)
-            killed.update(strays)
-            self._wait(1.0, everything=False)
-
-    def _end_agent(self) -> None:
-        """SIGTERM, then SIGKILL, then its orphans, once the daemon is gone."""
-        if self._agent == _NO_PID:
-            return
-        if self._agent not in self._statuses:
-            os.kill(self._agent, signal.SIGTERM)
-        limit = time.monotonic() + AGENT_GRACE
-        while self._agent not in self._statuses:
-            left = limit - time.monotonic()
-            if left <= 0:
-                os.kill(self._agent, signal.SIGKILL)
-            self._wait(max(left, 0.1), everything=False)
-            self._reap()
-        self._kill_strays(spare=(self._agent,))
-        self._tell({"event": "agent-exited", "status": self._statuses[self._agent]})
 
 
 def _deny(cidrs: list[str]) -> None:
