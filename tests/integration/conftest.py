@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import shutil
@@ -13,7 +14,11 @@ from pathlib import Path
 import pytest
 
 from perf.host import TOOLS, scratch
+from tests.integration.memory import in_memory
+from tests.integration.seed import Seed, seed
 
+#: Bytes that a test needs in memory at most.
+_ROOM = 2 << 30
 PROGRAMS = (
     "buildctl",
     "buildkitd",
@@ -56,6 +61,20 @@ def directory(machine: None) -> Iterator[Path]:  # noqa: ARG001
 def shared(machine: None) -> Iterator[Path]:  # noqa: ARG001
     """The same, for a module."""
     yield from _scratch()
+
+
+@pytest.fixture
+def memory(machine: None) -> Iterator[Path]:  # noqa: ARG001
+    """The same in memory, where there is enough: the disk may be throttled."""
+    with in_memory(_ROOM) as directory:
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def seeded(machine: None) -> Iterator[Seed]:  # noqa: ARG001
+    """A store with one generation, of the steady project's revision 0; to be copied."""
+    with in_memory(_ROOM) as directory:
+        yield asyncio.run(seed(directory))
 
 
 class Registries:

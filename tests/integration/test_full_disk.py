@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.integration.machines import Machine, machine
-from tests.integration.memory import in_memory
 from tests.integration.objects import Request, objects
 from tests.integration.sidecars import BASE, PATIENCE, State, command, context, pod
 from tests.integration.stored import Stored
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("machine")]
 
-_ROOM = 1 << 30
 #: Bytes of each of a generation's layers, and how many there are of them.
 _LAYER, _LAYERS = 12_000_000, 6
 _MANY = BASE + "".join(
@@ -33,13 +31,6 @@ _SMALL = BASE + "RUN echo small > /small\n"
 #: Has room on the machine of `narrow` only if nothing else is there.
 _LARGE = BASE + "RUN head -c 60000000 /dev/urandom > /large && echo large\n"
 _TOO_LARGE = BASE + "RUN head -c 200000000 /dev/zero > /large\n"
-
-
-@pytest.fixture
-def memory() -> Iterator[Path]:
-    """A directory in memory."""
-    with in_memory(_ROOM) as directory:
-        yield directory
 
 
 @pytest.mark.parametrize("size", ["4k", "1m"])

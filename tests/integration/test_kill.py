@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.integration.memory import in_memory
 from tests.integration.objects import Objects, Request, objects, undisturbed
 from tests.integration.processes import VICTIMS, Remains, kill_one
 from tests.integration.sidecars import Build, Pod, remove
@@ -34,7 +33,6 @@ _LANES = 2
 #: Share of the points at which the sidecar dies together with the victim.
 _NODE_FAILS = 0.4
 #: Bytes that the pods of all lanes have on disk at a time.
-_ROOM = 2 << 30
 #: Workers are replaced and a task is done again: nobody may notice their death.
 _UNNOTICED = frozenset({"unpacker", "packer"})
 
@@ -209,13 +207,6 @@ class Fate:
         self._lane.store.hook = undisturbed
         for task in self._tasks:
             task.cancel()
-
-
-@pytest.fixture
-def memory() -> Iterator[Path]:
-    """A directory in memory, where there is enough: pods come and go here by the dozen."""
-    with in_memory(_ROOM) as directory:
-        yield directory
 
 
 async def test_no_death_costs_the_next_pod_its_cache(

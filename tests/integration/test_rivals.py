@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.integration.memory import in_memory
 from tests.integration.objects import Objects, Request, objects, undisturbed
-from tests.integration.seed import Seed, seed
+from tests.integration.seed import Seed
 from tests.integration.sidecars import PATIENCE, Pod
 from tests.integration.steady import Project
 from tests.integration.stored import Stored
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("machine")]
-
-_ROOM = 1 << 30
-
-
-@pytest.fixture(scope="module")
-def seeded(machine: None) -> Iterator[Seed]:  # noqa: ARG001
-    """A store with one generation, of revision 0."""
-    with in_memory(_ROOM) as directory:
-        yield asyncio.run(seed(directory))
-
-
-@pytest.fixture
-def memory() -> Iterator[Path]:
-    """A directory in memory."""
-    with in_memory(_ROOM) as directory:
-        yield directory
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from sidecar.segments import SEGMENT_BYTES
-from tests.integration.memory import in_memory
 from tests.integration.objects import Request, objects
 from tests.integration.sidecars import BASE, Pod, context, pod
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("machine")]
 
-_ROOM = 1 << 30
 #: The least that is allowed.
 _LIMIT = 64 << 20
 _LAYER, _LAYERS = 30_000_000, 6
@@ -29,13 +26,6 @@ _PROJECT += "FROM base\n" + "".join(
     f"COPY --from=stage{number} /data /data{number}\n" for number in range(_LAYERS)
 )
 _PROJECT += "COPY revision /revision\nRUN md5sum /data*\n"
-
-
-@pytest.fixture
-def memory() -> Iterator[Path]:
-    """A directory in memory."""
-    with in_memory(_ROOM) as directory:
-        yield directory
 
 
 def staged(one: Pod) -> int:

@@ -5,7 +5,6 @@ Publishing continues the log of generations and overwrites nothing.
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ import pytest
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.roots import encode_root, root_name
 from tests.integration.memory import in_memory
-from tests.integration.seed import KEY, Seed, seed
+from tests.integration.seed import KEY, Seed
 from tests.integration.sidecars import Pod, State, pod
 from tests.integration.steady import Project
 
@@ -25,13 +24,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("machine")]
 _ROOM = 2 << 30
 _NEWER = 2
 _TEXT = "9.9.9"
-
-
-@pytest.fixture(scope="module")
-def seeded(machine: None) -> Iterator[Seed]:  # noqa: ARG001
-    """A store with one generation of this version, made once."""
-    with in_memory(_ROOM) as directory:
-        yield asyncio.run(seed(directory))
 
 
 @pytest.fixture
