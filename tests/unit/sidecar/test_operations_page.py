@@ -1,4 +1,4 @@
-"""docs/operations.md is complete: every setting, default, metric, field and exit code."""
+"""docs/operations.md has every command, setting, metric, field and exit code, and no other."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 
 from buildsvc import errors
+from sidecar.cli import main
 from sidecar.metrics import registry
 from sidecar.settings import SETTINGS
 from sidecar.sources import flag_name
@@ -38,20 +39,23 @@ def test_every_metric(page: str) -> None:
     generation = Generation("a", "a", 1, 0.0)
     status.restores(generation, 1)
     status.was_published(generation)
-    for family in registry(status).collect():
-        name = family.name.removeprefix("buildsvc_sidecar_")
-        name += "_total" if family.type == "counter" else ""
-        assert f"`{name}`" in page
+    collected = {
+        family.name.removeprefix("buildsvc_sidecar_")
+        + ("_total" if family.type == "counter" else "")
+        for family in registry(status).collect()
+    }
+    assert names_in(page, "metric") == collected
 
 
-def rows_after(page: str, heading: str) -> set[str]:
+def names_in(page: str, heading: str) -> set[str]:
     """The names in the first column of the table that begins with this heading."""
-    table = page[page.index(f"| {heading} |") :].split("\n\n", maxsplit=1)[0]
-    return set(re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE))
+    table = page[page.index(f"\n| {heading} |") :].split("\n\n", maxsplit=1)[0]
+    cells = [line.split(" | ")[0] for line in table.splitlines()[3:]]
+    return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
 
 
 def test_every_reason_of_a_cold_start(page: str) -> None:
-    assert rows_after(page, "why a daemon starts cold") == set(get_args(ColdReason))
+    assert names_in(page, "why a daemon starts cold") == set(get_args(ColdReason))
 
 
 def test_every_reason_of_a_skipped_checkpoint(page: str) -> None:
@@ -61,8 +65,21 @@ def test_every_reason_of_a_skipped_checkpoint(page: str) -> None:
 
 
 def test_every_field_of_the_status_and_every_phase(page: str) -> None:
-    for name in [*Status().snapshot(), *Phase]:
-        assert f"`{name}`" in page
+    assert names_in(page, "field") == Status().snapshot().keys()
+    row = next(line for line in page.splitlines() if line.startswith("| `phase` | `starting`"))
+    assert re.findall(r"`([a-z-]+)`", row)[1:] == list(Phase)
+
+
+def test_every_command(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    offered = re.findall(r"^    ([a-z-]+)\s", capsys.readouterr().out, re.MULTILINE)
+    documented = {name.split()[1] for name in names_in(page, "command") if name[:8] == "sidecar "}
+    assert documented - {"--version"} == set(offered)
+
+
+#: Done, a defect, and the signal of a terminal.
+_NO_ERRORS = {0, 70, 130}
 
 
 def test_every_exit_code(page: str) -> None:
@@ -71,5 +88,6 @@ def test_every_exit_code(page: str) -> None:
         for item in vars(errors).values()
         if isinstance(item, type) and issubclass(item, errors.BuildsvcError)
     }
-    for code in codes:
-        assert f"\n| {code} | " in page
+    table = page[page.index("\n| code | when |") :].split("\n\n", maxsplit=1)[0]
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
+    assert documented == codes | _NO_ERRORS
