@@ -33,7 +33,8 @@ from buildsvc.errors import (
     StoreError,
     StoreUnavailable,
 )
-from buildsvc.store.contract import ObjectStat
+from buildsvc.store.contract import MAX_GET, ObjectStat
+from buildsvc.store.ranges import too_large
 
 T = TypeVar("T")
 
@@ -131,8 +132,11 @@ class Hand:
         else:
             one.answer.set_result(result)
 
-    async def get(self, name: str) -> bytes:
-        return await self._ask(f"get {name}", lambda: self._bucket.get(name))
+    async def get(self, name: str, *, limit: int = MAX_GET) -> bytes:
+        data = await self._ask(f"get {name}", lambda: self._bucket.get(name))
+        if len(data) > limit:
+            raise too_large(name, limit)
+        return data
 
     async def get_range(self, name: str, start: int, length: int) -> bytes:
         data = (await self.get(name))[start : start + length]

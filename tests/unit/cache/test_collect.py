@@ -23,7 +23,7 @@ from buildsvc.errors import (
     UnsupportedFormat,
     UntrustedHead,
 )
-from buildsvc.store.contract import ObjectStat
+from buildsvc.store.contract import MAX_GET, ObjectStat
 from tests.unit.cache.actors import KEYS, Actor, Bucket, Hand, Way, Work, collect
 from tests.unit.cache.collecting import LAST, collected, generations, names, play, stalled, writer
 
@@ -281,8 +281,8 @@ class Flipping(Hand):
 
     name = ""
 
-    async def get(self, name: str) -> bytes:
-        data = await super().get(name)
+    async def get(self, name: str, *, limit: int = MAX_GET) -> bytes:
+        data = await super().get(name, limit=limit)
         if name == self.name:
             self.name = ""
             return bytes([data[0] ^ 1]) + data[1:]
