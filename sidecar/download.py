@@ -20,7 +20,7 @@ from typing import ParamSpec, Self
 from buildsvc.cache import chunks
 from buildsvc.cache.packs import pack_digest
 from buildsvc.cache.roots import Location
-from buildsvc.errors import CorruptObject, ObjectNotFound, ShortObject
+from buildsvc.errors import CorruptObject, ObjectNotFound, ShortObject, UnreadableObject
 from buildsvc.store.contract import Store
 from buildsvc.store.copying import write_at
 from sidecar.losses import Losses
@@ -220,7 +220,7 @@ class Downloads:
     def _noticing(self, name: str) -> Iterator[None]:
         try:
             yield
-        except (ObjectNotFound, ShortObject):
+        except (ObjectNotFound, ShortObject, UnreadableObject):
             self.losses.packs.add(pack_digest(name))
             raise
 

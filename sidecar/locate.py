@@ -19,6 +19,8 @@ from buildsvc.errors import (
     ObjectNotFound,
     ShortObject,
     StoreError,
+    StoreRefused,
+    UnreadableObject,
     UnsupportedFormat,
     UntrustedHead,
 )
@@ -39,8 +41,12 @@ class Cold(Exception):
 
 T = TypeVar("T")
 
-#: What is wrong with a generation, not with the store; another one may be fine.
-_UNUSABLE = (CacheError, ObjectNotFound, ShortObject)
+#: What is wrong with a generation, not with the store; another one may be fine. A store that
+#: refuses everything does not get as far as a generation.
+_UNUSABLE = (CacheError, ObjectNotFound, ShortObject, StoreRefused)
+#: Generations of one key that are passed over before its search ends: whoever can write can put
+#: any number of them there.
+_SEARCHED = 50
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class PassedOver:
     number: int
     reason: ColdReason
     problem: Exception | None = None
+    """Without a traceback: what it holds may be large, and there may be many."""
 
     def __str__(self) -> str:
         if self.problem is None:
@@ -76,46 +83,78 @@ async def locate(
 
     A generation that cannot be read (corrupt, untrusted, of a newer format, or one of which
     ``use`` finds something corrupt or missing) is passed over for the key's older ones.
-    ``passed`` is told of each, and of keys that have none.
+    So is one whose objects the store does not give. After ``_SEARCHED`` of them it is the next
+    key's turn. ``passed`` is told of each, and of keys that have none.
 
     Raises:
         Cold: no key has a generation, none can be used, or the store does not answer. Of several
             generations that cannot be used, the newest one of the first key tells why.
     """
-    unusable: list[PassedOver] = []
+    first: PassedOver | None = None
     for log in logs:
-
-        def skip(
-            number: int, problem: Exception, reason: ColdReason = "corrupt", key: CacheKey = log.key
-        ) -> None:
-            unusable.append(PassedOver(key, number, _reason(problem, reason), problem))
-            passed(unusable[-1])
-
-        before = len(unusable)
+        skipped = _Skipped(log.key, passed)
         try:
-            async for generation in log.candidates(skip):
+            async for generation in log.candidates(skipped.add, skipped.add):
                 try:
                     found = Found(log.key, generation, await log.read_root(generation))
                 except _UNUSABLE as problem:
-                    skip(generation.number, problem)
+                    skipped.add(generation.number, problem)
                     continue
                 try:
                     return await use(found)
                 except _UNUSABLE as problem:
-                    skip(generation.number, problem, "corrupt-databases")
+                    skipped.add(generation.number, problem, "corrupt-databases")
+        except _Enough:
+            pass
         except StoreError as problem:
             raise Cold("store-unavailable", str(problem)) from problem
-        if len(unusable) == before:
+        first = first or skipped.first
+        if skipped.first is None:
             passed(PassedOver(log.key, 0, "no-generation"))
-    if unusable:
-        raise Cold(unusable[0].reason, str(unusable[0]))
+    if first is not None:
+        raise Cold(first.reason, str(first))
     names = ", ".join(log.key.name for log in logs)
     raise Cold("no-generation", f"nothing has been published yet under {names}")
+
+
+class _Skipped:
+    """The generations of one key that are passed over."""
+
+    def __init__(self, key: CacheKey, passed: Callable[[PassedOver], None]) -> None:
+        self.first: PassedOver | None = None
+        self._key = key
+        self._passed = passed
+        self._count = 0
+
+    def add(self, number: int, problem: Exception, reason: ColdReason = "corrupt") -> None:
+        """Pass one over.
+
+        Raises:
+            _Enough: there have been too many.
+        """
+        over = PassedOver(self._key, number, _reason(problem, reason), _alone(problem))
+        self.first = self.first or over
+        self._count += 1
+        self._passed(over)
+        if self._count == _SEARCHED:
+            raise _Enough
+
+
+class _Enough(Exception):
+    """The search through one key's generations has been long enough."""
+
+
+def _alone(problem: Exception) -> Exception:
+    """Return it without the frames and errors that it would keep in memory."""
+    problem.__cause__ = problem.__context__ = None
+    return problem.with_traceback(None)
 
 
 def _reason(problem: Exception, otherwise: ColdReason) -> ColdReason:
     if isinstance(problem, UnsupportedFormat):
         return "unsupported-format"
+    if isinstance(problem, StoreRefused) and not isinstance(problem, UnreadableObject):
+        return "store-unavailable"
     return "untrusted" if isinstance(problem, UntrustedHead | KeyMismatch) else otherwise
 
 

@@ -12,7 +12,7 @@ class Losses:
     """They only grow; the length is how many there are."""
 
     packs: set[bytes] = field(default_factory=set)
-    """Digests of packs that are missing or cut short."""
+    """Digests of packs that are missing, cut short, or archived."""
     chunks: set[tuple[bytes, bytes]] = field(default_factory=set)
     """Digests of corrupt chunks, each with that of the pack that it is corrupt in."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 
 from buildsvc.store.contract import Store
-from sidecar import cachestore
+from sidecar import cachestore, patience
 from sidecar.daemon import Lost
 from sidecar.epoch import Epoch
 from sidecar.locate import Cold, Found, Loadable, PassedOver, locate
@@ -43,7 +43,7 @@ class Restoration:
         self._listener = listener
         self._status = status
         self._version = version
-        self._passed: list[PassedOver] = []
+        self._passed = _Passed()
 
     async def into(self, epoch: Epoch) -> str | None:
         """Open the epoch and lay the newest generation into it; why that was not done, if so.
@@ -99,24 +99,36 @@ class Restoration:
             raise Cold("no-store", "no store is set (--store)")
         keys = cachestore.cache_keys(self._settings, await asyncio.shield(self._version))
 
+        # Who waits for all of a generation does not look for one without end.
+        search = asyncio.timeout(patience.IDLE_PATIENCE)
+
         async def fetched(found: Found) -> tuple[Found, Loadable]:
+            search.reschedule(None)
             try:
                 return found, await epoch.fetch(found)
             except OSError as problem:
                 raise Cold("no-room", f"the databases cannot be written: {problem}") from problem
+            finally:
+                now = asyncio.get_running_loop().time()
+                search.reschedule(now + patience.IDLE_PATIENCE)
 
         logs = [self._trust.log(self._store, key) for key in keys.all]
-        self._passed.clear()
-        return await locate(logs, fetched, self._pass)
+        self._passed = _Passed()
+        try:
+            async with search:
+                return await locate(logs, fetched, self._pass)
+        except TimeoutError as problem:
+            if not search.expired():
+                raise
+            raise Cold("time-out", "no usable generation was found in time") from problem
 
     def _pass(self, over: PassedOver) -> None:
-        self._passed.append(over)
+        told = self._passed.add(over)
         self._status.count("passed_over", over.reason)
-        if over.problem is None:
-            log.debug("passed over", key=over.key.name, reason=str(over))
-        else:
+        if over.problem is not None:
             self._status.failed(over.problem)
-            log.warning("passed over", key=over.key.name, reason=str(over))
+        say = log.warning if over.problem is not None and told else log.debug
+        say("passed over", key=over.key.name, reason=str(over))
 
     async def _patiently(
         self, fetching: Coroutine[object, object, tuple[Found, Loadable]]
@@ -137,14 +149,30 @@ class Restoration:
             found_key=found.key.name,
             number=head.number,
             created_unix=head.created_unix_ns / 1e9,
-            because=_because(self._passed),
+            because=str(self._passed),
         )
         objects = len(found.root.blobs) + sum(s.HasField("tree") for s in found.root.snapshots)
         self._status.restores(generation, objects)
         log.info("restored", key=found.key.name, generation=head.number, objects=objects)
 
 
-def _because(passed: Sequence[PassedOver]) -> str:
-    """Say why it is not the newest generation of the key asked for; empty when it is."""
-    more = f"; and {len(passed) - _TOLD} more" if len(passed) > _TOLD else ""
-    return "; ".join(str(over) for over in passed[:_TOLD]) + more
+class _Passed:
+    """Why it is not the newest generation of the key asked for: the first reasons, and how many.
+
+    Its text is empty when it is.
+    """
+
+    def __init__(self) -> None:
+        self._first: list[str] = []
+        self._more = 0
+
+    def add(self, over: PassedOver) -> bool:
+        """Add one; return whether it is among the first."""
+        if len(self._first) == _TOLD:
+            self._more += 1
+            return False
+        self._first.append(str(over))
+        return True
+
+    def __str__(self) -> str:
+        return "; ".join(self._first) + (f"; and {self._more} more" if self._more else "")

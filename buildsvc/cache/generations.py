@@ -32,7 +32,7 @@ from buildsvc.cache.chunks import DIGEST_SIZE, digest
 from buildsvc.cache.collectionlog import CollectionLog
 from buildsvc.cache.keys import LAST_NUMBER, CacheKey
 from buildsvc.cache.numbers import newest_number
-from buildsvc.cache.roots import decode_root, encode_root, root_name
+from buildsvc.cache.roots import MAX_STORED, decode_root, encode_root, root_name
 from buildsvc.errors import (
     CacheError,
     CorruptObject,
@@ -41,7 +41,9 @@ from buildsvc.errors import (
     ObjectExists,
     ObjectNotFound,
     StoreError,
+    StoreRefused,
     StoreUnavailable,
+    UnreadableObject,
     UnsupportedFormat,
     UntrustedHead,
 )
@@ -125,9 +127,13 @@ class GenerationLog:
         return await self.read(number) if number else None
 
     async def candidates(
-        self, skipped: Callable[[int, CacheError], None]
+        self,
+        skipped: Callable[[int, CacheError], None],
+        refused: Callable[[int, StoreRefused], None] | None = None,
     ) -> AsyncIterator[Generation]:
         """Generations from the newest back; ``skipped`` is told of each that cannot be used.
+
+        ``refused`` is told of heads that the store does not give; without it, it is an error.
 
         Ends at the oldest that is kept. Where one is missing, what lies above it was not put
         there by a publisher: the newest one below is looked for.
@@ -141,6 +147,11 @@ class GenerationLog:
                     _check_parent(child, generation)
             except CacheError as error:
                 skipped(number, error)
+                child = None
+            except StoreRefused as error:
+                if refused is None:
+                    raise
+                refused(number, error)
                 child = None
             except ObjectNotFound:
                 child = None
@@ -157,11 +168,10 @@ class GenerationLog:
 
     async def read(self, number: int) -> Generation:
         """One generation. Raises ObjectNotFound, and CacheError as ``newest`` does."""
-        name = self.key.head_name(number)
-        # Whoever can write can put anything there, of any size: it is not to fill the memory.
-        if (size := (await self._store.stat(name)).size) > MAX_HEAD:
-            raise CorruptObject(f"head {number}: {size} bytes")
-        raw = await self._store.get(name)
+        try:
+            raw = await self._store.get(self.key.head_name(number), limit=MAX_HEAD)
+        except UnreadableObject as error:
+            raise CorruptObject(f"head {number}: {error}") from error
         return Generation(_decode_head(raw, self.key, number, self._verify), raw)
 
     async def read_root(self, generation: Generation) -> cache_pb2.Root:
@@ -169,9 +179,11 @@ class GenerationLog:
         UnsupportedFormat.
         """
         try:
-            stored = await self._store.get(root_name(generation.head.root))
+            stored = await self._store.get(root_name(generation.head.root), limit=MAX_STORED)
         except ObjectNotFound as error:
             raise CorruptObject(f"generation {generation.number}: its root is missing") from error
+        except UnreadableObject as error:
+            raise CorruptObject(f"generation {generation.number}: its root: {error}") from error
         return decode_root(stored, generation.head.root)
 
     async def publish(
@@ -256,10 +268,10 @@ class GenerationLog:
             await self._store.create(name, generation.raw)
         except ObjectExists:
             # It is ours when an earlier try was carried out and its answer lost.
-            there = await self._store.get(name)
+            there = await self._bytes(name)
         except StoreUnavailable as error:
             try:
-                there = await self._store.get(name)
+                there = await self._bytes(name)
             except StoreError:
                 raise error from None
         else:
@@ -267,6 +279,13 @@ class GenerationLog:
         # The nonce makes the bytes of two publishers differ, whatever they publish.
         if there != generation.raw:
             raise HeadConflict(f"generation {generation.number} was published by somebody else")
+
+    async def _bytes(self, name: str) -> bytes:
+        """What is there; nothing if it is more than any head has."""
+        try:
+            return await self._store.get(name, limit=MAX_HEAD)
+        except UnreadableObject:
+            return b""
 
 
 def _check_parent(child: Generation, parent: Generation) -> None:
@@ -282,12 +301,13 @@ def _check_parent(child: Generation, parent: Generation) -> None:
 def _decode_head(
     raw: bytes, key: CacheKey, number: int, verify: VerifyKeys | None
 ) -> cache_pb2.Head:
-    if len(raw) > MAX_HEAD:
-        raise CorruptObject(f"head {number}: {len(raw)} bytes")
     try:
         head = cache_pb2.Head.FromString(raw)
     except DecodeError as error:
         raise CorruptObject(f"head {number}: {error}") from error
+    # Before anything else is believed, its format too.
+    if verify is not None:
+        verify.check(head, raw, key, number)
     if not head.format_version:
         raise CorruptObject(f"head {number}: it has no format version")
     if head.format_version != FORMAT_VERSION:
@@ -296,13 +316,11 @@ def _decode_head(
             expected=str(FORMAT_VERSION),
             found=f"{head.format_version} (written by buildsvc {head.buildsvc_version[:40]!r})",
         )
-    if verify is not None:
-        verify.check(head, raw, key, number)
     expected = (key.text, key.tenant, key.trust_domain)
     found = (head.key, head.tenant, head.trust_domain)
     if found != expected:
         raise KeyMismatch(
-            f"head {number}: made for another key", expected=key.text, found=head.key[:200]
+            f"head {number}: made for another key", expected=key.text, found=repr(head.key[:200])
         )
     if head.number != number:
         raise KeyMismatch(

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 MAX_ROOT = 16 << 20
 """Bytes of a serialised root: some 200,000 chunks, 200 GB of content."""
+MAX_STORED = MAX_ROOT + (MAX_ROOT >> 8) + 1024
+"""Bytes of a stored root: zstd adds a little to what cannot be compressed."""
 MAX_NAME = 1024
 """Characters of a snapshot's name."""
 

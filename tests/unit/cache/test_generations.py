@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+import zstandard
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.generations import MAX_HEAD, Generation, GenerationLog
 from buildsvc.cache.keys import LAST_NUMBER, CacheKey
-from buildsvc.cache.roots import root_name
+from buildsvc.cache.roots import MAX_ROOT, MAX_STORED, root_name
 from buildsvc.cache.signing import SigningKey, VerifyKeys
 from buildsvc.errors import (
     CacheError,
@@ -22,10 +24,12 @@ from buildsvc.errors import (
     HeadConflict,
     KeyMismatch,
     ObjectNotFound,
+    StoreRefused,
     StoreUnavailable,
     UnsupportedFormat,
     UntrustedHead,
 )
+from buildsvc.store.faults import Fail, FaultyStore, Rule
 from buildsvc.store.local import LocalStore
 from buildsvc.store.open import open_store
 from tests.unit.cache.fakes import MemoryStore, make_root
@@ -115,9 +119,43 @@ async def test_what_is_too_large_for_a_head_is_not_even_read(
 ) -> None:
     await publish_many(log, root, 1)
     store.objects[KEY.head_name(2)] = bytes(MAX_HEAD + 1)
-    store.refuse = {"get"}
-    with pytest.raises(CorruptObject, match="65537 bytes"):
+    with pytest.raises(CorruptObject, match=r"head 2: .*too large"):
         await log.read(2)
+    assert await walk(log) == ([1], [(2, CorruptObject)])
+    with pytest.raises(HeadConflict):
+        await log.publish(root, parent=None, number=2)
+
+
+async def test_what_is_too_large_for_a_root_is_not_read(
+    store: MemoryStore, log: GenerationLog, root: cache_pb2.Root
+) -> None:
+    (only,) = await publish_many(log, root, 1)
+    store.objects[root_name(only.head.root)] = bytes(MAX_STORED + 1)
+    with pytest.raises(CorruptObject, match=r"its root: .*too large"):
+        await log.read_root(only)
+
+
+def test_the_largest_root_can_be_stored() -> None:
+    worst = zstandard.ZstdCompressor(level=9).compress(os.urandom(MAX_ROOT))
+    assert len(worst) <= MAX_STORED
+
+
+async def test_heads_that_the_store_does_not_give(
+    store: MemoryStore, log: GenerationLog, root: cache_pb2.Root
+) -> None:
+    """Who deletes what nobody can read must not take them for unreadable."""
+    await publish_many(log, root, 2)
+    rule = Rule("get", KEY.head_name(2), 0, Fail(StoreRefused("HTTP 403")))
+    refusing = GenerationLog(FaultyStore(store, [rule]), KEY)
+    with pytest.raises(StoreRefused):
+        await walk(refusing)
+    refused: list[int] = []
+    found = refusing.candidates(
+        lambda *_: pytest.fail("it is not known to be corrupt"),
+        lambda number, _: refused.append(number),
+    )
+    assert [one.number async for one in found] == [1]
+    assert refused == [2]
 
 
 async def test_keys_have_logs_of_their_own(
@@ -251,6 +289,16 @@ async def test_a_head_moved_from_another_key(
     theirs = await GenerationLog(store, OTHER).publish(root, parent=None)
     store.objects[KEY.head_name(1)] = theirs.raw
     with pytest.raises(KeyMismatch, match=r"app%2Fmain.*app%2Fother"):
+        await log.newest()
+
+
+async def test_what_a_head_says_of_itself_is_shown_as_text(
+    store: MemoryStore, log: GenerationLog, root: cache_pb2.Root
+) -> None:
+    (only,) = await publish_many(log, root, 1)
+    said = edited(lambda head: setattr(head, "key", "\x1b[2J\n"))
+    store.objects[KEY.head_name(1)] = said(only.raw)
+    with pytest.raises(KeyMismatch, match=r"\\x1b\[2J\\n"):
         await log.newest()
 
 
@@ -406,6 +454,7 @@ FORGERIES: dict[str, Callable[[bytes], bytes]] = {
     "unsigned": unsigned,
     "changed": edited(lambda head: setattr(head, "root", b"x" * 32)),
     "signed by a fork": resigned(THEIRS),
+    "of a later format, and unsigned": edited(lambda head: setattr(head, "format_version", 2)),
     "signed by a fork as its own": resigned(
         THEIRS, lambda head: setattr(head, "trust_domain", "forks")
     ),

@@ -9,7 +9,8 @@ import pytest
 
 from buildsvc.cache import chunks
 from buildsvc.cache.packs import pack_name
-from buildsvc.errors import CorruptObject, ObjectNotFound
+from buildsvc.errors import CorruptObject, ObjectNotFound, UnreadableObject
+from buildsvc.store.faults import Fail, FaultyStore, Rule
 from sidecar.download import Downloads, Slots
 from sidecar.losses import Losses
 from sidecar.segments import cut
@@ -168,6 +169,13 @@ async def test_content_is_the_same_in_memory_and_in_a_file(tmp_path: Path) -> No
     (plan,) = cut(enumerate(locations[:1]))
     for failing in (downloads.content(locations, lambda: 0), downloads.segment(plan, lambda: 0)):
         with pytest.raises(ObjectNotFound):
+            await failing
+        assert lost.packs == {locations[0].pack}
+        lost.packs.clear()
+    archived = FaultyStore(store, [Rule("get_range*", name, 0, Fail(UnreadableObject("archived")))])
+    downloads = Downloads(archived, tmp_path / "down", slots, trees=trees, losses=lost)
+    for failing in (downloads.content(locations, lambda: 0), downloads.segment(plan, lambda: 0)):
+        with pytest.raises(UnreadableObject):
             await failing
         assert lost.packs == {locations[0].pack}
         lost.packs.clear()

@@ -252,6 +252,31 @@ async def test_a_store_that_keeps_a_client_waiting(
             assert cold_starts(world) == {"time-out": 1}
 
 
+async def test_who_waits_for_everything_does_not_wait_for_a_search(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "IDLE_PATIENCE", 0.0)
+    world.settings = replace(world.settings, restore="complete")
+    world.store = FaultyStore(world.memory, [Rule("*", "*", 0, Hold(asyncio.Event()))])
+    async with world.running():
+        await world.ready()
+        assert cold_starts(world) == {"time-out": 1}
+
+
+async def test_of_many_false_heads_the_first_are_told(world: World) -> None:
+    await world.publish()
+    key = cache_keys(world.settings, "v0.33.1").own
+    for number in range(2, 12):
+        await world.memory.create(key.head_name(number), b"false")
+    async with world.running():
+        await world.ready()
+        assert world.status.restored is not None
+        assert world.status.restored.number == 1
+        assert world.status.restored.because.count("cannot be used") == 3
+        assert world.status.restored.because.endswith("; and 7 more")
+        assert dict(world.status.counts.family("passed_over")) == {"corrupt": 10}
+
+
 async def test_a_machine_on_which_no_namespace_lives(world: World) -> None:
     def dies(namespace: FakeNamespace) -> None:
         namespace.agent_answers = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import stat
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -18,8 +19,15 @@ from buildsvc.cache.keys import CacheKey
 from buildsvc.cache.packs import pack_name
 from buildsvc.cache.roots import root_name
 from buildsvc.cache.signing import SigningKey, VerifyKeys
-from buildsvc.errors import CorruptObject, ObjectNotFound, ShortObject, UnsupportedFormat
-from buildsvc.store.contract import Store
+from buildsvc.errors import (
+    CorruptObject,
+    ObjectNotFound,
+    ShortObject,
+    StoreRefused,
+    UnreadableObject,
+    UnsupportedFormat,
+)
+from buildsvc.store.contract import MAX_GET, Store
 from buildsvc.store.faults import Fail, FaultyStore, Rule
 from buildsvc.store.local import LocalStore
 from sidecar import databases
@@ -173,6 +181,69 @@ async def test_only_generations_whose_databases_cannot_be_used(
     with pytest.raises(Cold, match=r"of them|newer") as cold:
         await locate(logs(store, [MINE]), use, lambda _: None)
     assert cold.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("problem", "reason"),
+    [
+        (UnreadableObject("it lies in an archive"), "corrupt"),
+        (StoreRefused("HTTP 403"), "store-unavailable"),
+    ],
+)
+@pytest.mark.parametrize("what", ["head", "root", "databases"])
+async def test_an_object_that_the_store_does_not_give_is_passed_over(
+    store: LocalStore, tmp_path: Path, problem: Exception, reason: str, what: str
+) -> None:
+    await publish(store, MINE, tmp_path / "1")
+    newest = await publish(store, MINE, tmp_path / "2", b"changed")
+    names = {"head": MINE.head_name(2), "root": root_name(newest.head.root), "databases": "none"}
+    refusing = FaultyStore(store, [Rule("get", names[what], 0, Fail(problem))])
+    passed: list[PassedOver] = []
+
+    async def use(found: Found) -> int:
+        if what == "databases" and found.generation.number == 2:
+            raise problem
+        return found.generation.number
+
+    assert await locate(logs(refusing, [MINE]), use, passed.append) == 1
+    expected = "corrupt-databases" if (reason, what) == ("corrupt", "databases") else reason
+    assert [(over.number, over.reason) for over in passed] == [(2, expected)]
+
+
+async def test_a_head_of_any_size_is_passed_over(store: LocalStore, tmp_path: Path) -> None:
+    await publish(store, MINE, tmp_path / "1")
+    await store.create(MINE.head_name(2), b"")
+    await asyncio.to_thread(os.truncate, store.path(MINE.head_name(2)), MAX_GET + 1)
+    assert (await first(store, [MINE])).generation.number == 1
+
+
+async def test_a_search_through_false_heads_ends(store: LocalStore, tmp_path: Path) -> None:
+    await publish(store, MINE, tmp_path / "1")
+    await publish(store, MAIN, tmp_path / "2")
+    for number in range(2, 1002):
+        await store.create(MINE.head_name(number), b"false")
+    seen = FaultyStore(store, [])
+    passed: list[PassedOver] = []
+    found = await locate(logs(seen, [MINE, MAIN]), as_it_is, passed.append)
+    assert found.key == MAIN
+    assert [over.number for over in passed] == list(range(1001, 951, -1))
+    assert len(seen.calls) < 70
+
+
+async def test_what_was_passed_over_keeps_nothing_in_memory(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    await publish(store, MINE, tmp_path / "1")
+    newest = await publish(store, MINE, tmp_path / "2", b"changed")
+    await store.delete(root_name(newest.head.root))
+    await store.create(MINE.head_name(3), b"false")
+    passed: list[PassedOver] = []
+    await locate(logs(store, [MINE]), as_it_is, passed.append)
+    assert len(passed) == 2
+    for over in passed:
+        assert over.problem is not None
+        assert over.problem.__traceback__ is None
+        assert over.problem.__context__ is over.problem.__cause__ is None
 
 
 async def test_nothing_was_published(store: LocalStore) -> None:
