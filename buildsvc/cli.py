@@ -133,11 +133,10 @@ def _mebibytes(text: str) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from buildsvc.store.address import check_address, shown_address
+    from buildsvc.store.address import shown_address
     from buildsvc.store.check import check_store
     from buildsvc.store.open import open_store
 
-    check_address(arguments.url)
     # JSON is for programs: people see how far it is on the other stream.
     shown = _Shown(sys.stderr if arguments.json else sys.stdout)
     with tempfile.TemporaryDirectory(prefix="buildsvc-") as directory:

@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from buildsvc.store.address import check_address
+from buildsvc.store.address import parse_address
 from buildsvc.store.contract import Store
 from sidecar import rootdir
 from sidecar.beginning import begin
@@ -30,7 +30,7 @@ async def run(settings: Settings, listener: socket.socket, status: Status) -> in
     async with AsyncExitStack() as stack:
         root = await stack.enter_async_context(rootdir.locked(settings.root, stop))
         if settings.store:
-            check_address(settings.store)
+            parse_address(settings.store)
             settings = settings.named(os.environ)
         beginning = await begin(settings, root, listener)
         if beginning.namespace is not None:

@@ -50,6 +50,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--flips", type=int, default=10, help="bits of a store to flip (10)")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_setting_of_the_tests_own() -> Iterator[None]:
+    """The address of a real bucket is for one file of tests, and no setting of a sidecar."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delenv("BUILDSVC_TEST_OSS_URL", raising=False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a child process, or a task in its event loop, behind."""

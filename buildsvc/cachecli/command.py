@@ -61,9 +61,6 @@ def run_command(
     work: Callable[[Store, Logs], Coroutine[Any, Any, int]],
 ) -> int:
     """Do the work of a command on its store; what the command exits with."""
-    from buildsvc.store.address import check_address
-
-    check_address(arguments.url)
     make = _logs(arguments)
 
     async def run() -> int:

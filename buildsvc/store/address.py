@@ -1,17 +1,19 @@
-"""The address of a store: whether it is one, and as it may be shown."""
+"""The address of a store: what it says, and as it may be shown."""
 
 from __future__ import annotations
 
 import re
-from urllib.parse import SplitResult, urlsplit
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from buildsvc.errors import ConfigError
-from buildsvc.store.s3address import S3_ADDRESS, s3_address
+from buildsvc.store.ossaddress import OSS_FORM, OssAddress, oss_address
+from buildsvc.store.s3address import S3_FORM, S3Address, s3_address
 
 _MASK = "***"
 _KINDS = (
-    "file:///directory, a path, http(s)://host[:port][/base], oss://bucket[/prefix]?region=…, or "
-    f"{S3_ADDRESS}"
+    f"file:///directory, a path, http(s)://host[:port][/base], {OSS_FORM.text}, or {S3_FORM.text}"
 )
 
 # The user information reaches to the last @, because who writes a password does not always
@@ -40,24 +42,73 @@ def shown_address(address: str) -> str:
     return f"{scheme}://{user}{parts['host']}{parts['port'] or ''}{parts['path'] or ''}{query}"
 
 
+@dataclass(frozen=True, slots=True)
+class DirectoryAddress:
+    """A directory of this machine."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAddress:
+    """An object server."""
+
+    base: str
+
+
+Address = DirectoryAddress | HttpAddress | OssAddress | S3Address
+
+
+def parse_address(address: str) -> Address:
+    """What a store's address says; needs no store to be imported.
+
+    Raises:
+        ConfigError: it is of no known kind, or has in it what no such address has.
+    """
+    parts = _split(address)
+    if "://" not in address:
+        return DirectoryAddress(Path(address).absolute())
+    if parts.scheme == "file":
+        if parts.netloc not in {"", "localhost"} or parts.query or parts.fragment:
+            raise ConfigError(
+                "a file address names a directory of this machine",
+                expected="file:///directory",
+                found=shown_address(address),
+            )
+        return DirectoryAddress(Path(unquote(parts.path)))
+    if "@" in parts.netloc:
+        # Not repeated in the text: it ends in logs.
+        raise ConfigError(
+            "the store's address contains credentials",
+            expected=f"an address without user and password: {_KINDS}",
+            advice="addresses are logged and seen in process lists; take them out",
+        )
+    match parts.scheme:
+        case "http" | "https":
+            if not parts.hostname or parts.query or parts.fragment:
+                raise ConfigError(
+                    "not the address of an object server",
+                    expected="http://host[:port][/base]",
+                    found=shown_address(address),
+                )
+            return HttpAddress(address)
+        case "oss":
+            return oss_address(parts)
+        case "s3":
+            return s3_address(parts)
+    raise ConfigError("no such kind of store", expected=_KINDS, found=shown_address(address))
+
+
 def uses_instance_role(address: str) -> bool:
     """Whether requests to the store at a valid address are signed as the machine's own role.
 
     Whoever reaches the machine's metadata address can have that role. Raises ConfigError.
     """
-    if not address.startswith("oss://"):
-        return False
-    from buildsvc.store.ossaddress import parse_oss_address
-
-    return parse_oss_address(address).credentials == "ecs"
+    parsed = parse_address(address)
+    return isinstance(parsed, OssAddress) and parsed.credentials == "ecs"
 
 
-def check_address(address: str) -> SplitResult:
-    """The parts of a store's address; needs no store to be imported.
-
-    Raises:
-        ConfigError: it is of no known kind, or has in it what no such address has.
-    """
+def _split(address: str) -> SplitResult:
     try:
         parts = urlsplit(address)
         # Looked at only when it is asked for.
@@ -68,35 +119,4 @@ def check_address(address: str) -> SplitResult:
         ) from error
     if not address or "\0" in address:
         raise ConfigError("the store's address is empty or has a NUL", expected=_KINDS)
-    if "://" not in address:
-        return parts
-    if parts.scheme == "file":
-        if parts.netloc not in {"", "localhost"} or parts.query or parts.fragment:
-            raise ConfigError(
-                "a file address names a directory of this machine",
-                expected="file:///directory",
-                found=shown_address(address),
-            )
-    elif parts.scheme in {"http", "https"}:
-        if "@" in parts.netloc:
-            # Not repeated in the text: it ends in logs.
-            raise ConfigError(
-                "the store's address contains credentials",
-                expected="an address without user and password",
-                advice="addresses are logged and seen in process lists; take them out",
-            )
-        if not parts.hostname or parts.query or parts.fragment:
-            raise ConfigError(
-                "not the address of an object server",
-                expected="http://host[:port][/base]",
-                found=shown_address(address),
-            )
-    elif parts.scheme == "oss":
-        from buildsvc.store.ossaddress import parse_oss_address
-
-        parse_oss_address(address)
-    elif parts.scheme == "s3":
-        s3_address(parts)
-    else:
-        raise ConfigError("no such kind of store", expected=_KINDS, found=shown_address(address))
     return parts

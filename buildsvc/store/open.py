@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
-from buildsvc.store.address import check_address
+from buildsvc.store.address import DirectoryAddress, HttpAddress, parse_address
 from buildsvc.store.local import LocalStore
-from buildsvc.store.s3address import s3_address
+from buildsvc.store.ossaddress import OssAddress
+from buildsvc.store.s3address import S3Address
 from buildsvc.store.timeouts import DEFAULT_TIMEOUTS, HttpTimeouts
 
 if TYPE_CHECKING:
@@ -29,25 +28,22 @@ def open_store(
     Raises:
         ConfigError: the address is of no known kind.
     """
-    parts = check_address(address)
-    if "://" not in address:
-        return LocalStore(Path(address).absolute())
-    if parts.scheme == "file":
-        return LocalStore(Path(unquote(parts.path)))
-    # A pod with another store does not wait for these to be imported.
-    if parts.scheme == "oss":
-        from buildsvc.store.oss import OssStore
-        from buildsvc.store.ossaddress import parse_oss_address
-        from buildsvc.store.osscredentials import LookedUpCredentials
-        from buildsvc.store.ossrenewal import RenewedCredentials
+    # A pod with another store does not wait for one's client to be imported.
+    match parse_address(address):
+        case DirectoryAddress(path):
+            return LocalStore(path)
+        case HttpAddress(base):
+            from buildsvc.store.http import HttpStore
 
-        bucket = parse_oss_address(address)
-        credentials = RenewedCredentials(LookedUpCredentials(bucket, os.environ))
-        return OssStore(bucket, credentials, timeouts, connections)
-    if parts.scheme == "s3":
-        from buildsvc.store.s3 import S3Store
+            return HttpStore(base, timeouts, connections)
+        case OssAddress() as bucket:
+            from buildsvc.store.oss import OssStore
+            from buildsvc.store.osscredentials import LookedUpCredentials
+            from buildsvc.store.ossrenewal import RenewedCredentials
 
-        return S3Store(s3_address(parts), timeouts, connections)
-    from buildsvc.store.http import HttpStore
+            credentials = RenewedCredentials(LookedUpCredentials(bucket, os.environ))
+            return OssStore(bucket, credentials, timeouts, connections)
+        case S3Address() as bucket:
+            from buildsvc.store.s3 import S3Store
 
-    return HttpStore(address, timeouts, connections)
+            return S3Store(bucket, timeouts, connections)

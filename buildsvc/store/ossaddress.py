@@ -7,30 +7,29 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-from urllib.parse import parse_qsl, urlsplit
+from typing import TYPE_CHECKING, Literal, cast
 
-from buildsvc.errors import ConfigError
-from buildsvc.store.address import shown_address
+from buildsvc.store.bucketaddress import BucketForm
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from urllib.parse import SplitResult
 
 CredentialKind = Literal["environment", "file", "ecs", "oidc"]
 
-OSS_FORM = "oss://bucket[/prefix]?region=cn-hangzhou"
 CREDENTIAL_KINDS: tuple[CredentialKind, ...] = ("environment", "file", "ecs", "oidc")
 
-MAX_PREFIX = 400
-"""Bytes: with the longest object name it stays below the 1023 of an OSS key."""
+OSS_FORM = BucketForm(
+    "oss://bucket[/prefix]?region=cn-hangzhou[&internal=true][&endpoint=https://host[:port]]"
+    f"[&credentials={'|'.join(CREDENTIAL_KINDS)}]",
+    # https://www.alibabacloud.com/help/en/oss/user-guide/bucket-naming-conventions
+    re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]"),
+    # A name, because the bucket's is put before it: an address of the Internet protocol has none.
+    re.compile(r"([a-z0-9-]+\.)+[a-z][a-z0-9-]*"),
+    ("region", "internal", "endpoint", "credentials"),
+)
 
-# https://www.alibabacloud.com/help/en/oss/user-guide/bucket-naming-conventions
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _REGION = re.compile(r"[a-z]{2,}(-[a-z0-9]+)+")
-_PREFIX = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
-# A name, because the bucket's is put before it: an address of the Internet protocol has none.
-_HOST = re.compile(r"([a-z0-9-]+\.)+[a-z][a-z0-9-]*(:[0-9]+)?")
-_PARAMETERS = ("region", "internal", "endpoint", "credentials")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,82 +66,27 @@ class OssAddress:
         return key[len(self.prefix) + 1 :] if self.prefix else key
 
 
-def parse_oss_address(address: str) -> OssAddress:
-    """Read an address that begins with ``oss://``; raises ``ConfigError``."""
-    try:
-        return _parse(urlsplit(address))
-    except _MalformedError as error:
-        raise ConfigError(
-            "not the address of an OSS bucket",
-            expected=f"{OSS_FORM}, with {error}",
-            found=shown_address(address),
-        ) from None
+def oss_address(parts: SplitResult) -> OssAddress:
+    """Read an address that was split.
 
-
-class _MalformedError(Exception):
-    """Its text says what was expected."""
-
-
-def _parse(parts: SplitResult) -> OssAddress:
-    if "@" in parts.netloc:
-        raise ConfigError(
-            "the store's address contains credentials",
-            expected=OSS_FORM,
-            advice="addresses are logged and seen in process lists; take them out",
-        )
-    if not _BUCKET.fullmatch(parts.netloc):
-        raise _MalformedError("a bucket's name of 3 to 63 of a-z 0-9 and -")
-    prefix = parts.path.strip("/")
-    if prefix and (len(prefix) > MAX_PREFIX or not _PREFIX.fullmatch(prefix)):
-        raise _MalformedError(
-            f"a prefix of at most {MAX_PREFIX} of A-Z a-z 0-9 . _ - in segments that do not "
-            "begin with a dot"
-        )
-    if parts.fragment:
-        raise _MalformedError("no fragment")
-    given = _parameters(parts.query)
+    Raises:
+        ConfigError: it is not one.
+    """
+    bucket, prefix, given = OSS_FORM.read(parts)
     region = given.get("region", "")
     if not _REGION.fullmatch(region) or region.startswith("oss-"):
-        raise _MalformedError("a region such as cn-hangzhou, without oss-")
-    kind = given.get("credentials")
-    if kind is not None and kind not in CREDENTIAL_KINDS:
-        raise _MalformedError(f"credentials to be one of {', '.join(CREDENTIAL_KINDS)}")
-    return OssAddress(parts.netloc, prefix, region, _endpoint(given, region), kind)
+        raise OSS_FORM.wrong("there is no region such as cn-hangzhou, without oss-")
+    kind = OSS_FORM.choice(given, "credentials", CREDENTIAL_KINDS)
+    return OssAddress(
+        bucket, prefix, region, _endpoint(given, region), cast("CredentialKind | None", kind)
+    )
 
 
-def _parameters(query: str) -> dict[str, str]:
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
-    except ValueError:
-        pairs = [("", "")]
-    names = [name for name, _ in pairs]
-    if len(set(names)) != len(names) or not set(names) <= set(_PARAMETERS):
-        raise _MalformedError(f"of {', '.join(_PARAMETERS)} each at most once, and nothing else")
-    return dict(pairs)
-
-
-def _endpoint(given: dict[str, str], region: str) -> str:
+def _endpoint(given: Mapping[str, str], region: str) -> str:
     # https://www.alibabacloud.com/help/en/oss/user-guide/regions-and-endpoints
-    internal = given.get("internal", "false")
-    if internal not in {"true", "false"}:
-        raise _MalformedError("internal to be true or false")
+    internal = OSS_FORM.choice(given, "internal", ("true", "false"))
     if "endpoint" not in given:
         return f"https://oss-{region}{'-internal' if internal == 'true' else ''}.aliyuncs.com"
-    if "internal" in given:
-        raise _MalformedError("either an endpoint or internal: an endpoint says it itself")
-    problem = _MalformedError("an endpoint such as https://oss-cn-hangzhou-internal.aliyuncs.com")
-    try:
-        endpoint = urlsplit(given["endpoint"])
-        # Looked at only when it is asked for.
-        _ = endpoint.port
-    except ValueError:
-        raise problem from None
-    if (
-        endpoint.scheme not in {"http", "https"}
-        or not _HOST.fullmatch(endpoint.netloc)
-        or endpoint.path.strip("/")
-        or endpoint.query
-        or endpoint.fragment
-    ):
-        raise problem
-    return f"{endpoint.scheme}://{endpoint.netloc}"
+    if internal is not None:
+        raise OSS_FORM.wrong("there are both endpoint and internal: an endpoint says it itself")
+    return OSS_FORM.endpoint(given["endpoint"])

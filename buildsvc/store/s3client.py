@@ -10,7 +10,7 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store as Client
 
 from buildsvc.errors import ConfigError, StoreRefused
-from buildsvc.store.s3address import check_endpoint
+from buildsvc.store.s3address import S3_FORM
 from buildsvc.store.s3credentials import find_credentials
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _endpoint(address: S3Address, environ: Mapping[str, str]) -> str | None:
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
         if environ.get(name):
             try:
-                return check_endpoint(environ[name], name)
+                return S3_FORM.endpoint(environ[name], name)
             except ConfigError as error:
                 # Not of this address: who cannot have a cache builds without.
                 raise StoreRefused(str(error)) from None

@@ -6,9 +6,10 @@ import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from unittest import mock
+from urllib.parse import urlsplit
 
 from buildsvc.store.oss import OssStore
-from buildsvc.store.ossaddress import parse_oss_address
+from buildsvc.store.ossaddress import oss_address
 from buildsvc.store.osscredentials import Credentials
 from buildsvc.store.ossrenewal import RenewedCredentials
 from buildsvc.store.timeouts import DEFAULT_TIMEOUTS, HttpTimeouts
@@ -67,7 +68,7 @@ def store_at(
 ) -> OssStore:
     """A store of that service."""
     return OssStore(
-        parse_oss_address(f"{address}&endpoint={endpoint}"),
+        oss_address(urlsplit(f"{address}&endpoint={endpoint}")),
         RenewedCredentials(source or Given()),
         timeouts,
         connections,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from buildsvc.errors import ConfigError
-from buildsvc.store.address import check_address, shown_address
-from buildsvc.store.ossaddress import OssAddress, parse_oss_address
+from buildsvc.store.address import parse_address, shown_address
+from buildsvc.store.ossaddress import OssAddress
 
 PUBLIC = "https://oss-cn-hangzhou.aliyuncs.com"
 INTERNAL = "https://oss-cn-hangzhou-internal.aliyuncs.com"
@@ -31,17 +31,22 @@ INTERNAL = "https://oss-cn-hangzhou-internal.aliyuncs.com"
     ],
 )
 def test_addresses(address: str, expected: OssAddress) -> None:
-    assert parse_oss_address(address) == expected
-    check_address(address)
+    assert parse_address(address) == expected
+
+
+def bucket(address: str) -> OssAddress:
+    parsed = parse_address(address)
+    assert isinstance(parsed, OssAddress)
+    return parsed
 
 
 def test_what_follows_from_an_address() -> None:
-    address = parse_oss_address("oss://bucket/ci/cache?region=cn-hangzhou&internal=true")
+    address = bucket("oss://bucket/ci/cache?region=cn-hangzhou&internal=true")
     assert address.bucket_url == "https://bucket.oss-cn-hangzhou-internal.aliyuncs.com"
     assert address.internal
     assert address.key("packs/a") == "ci/cache/packs/a"
     assert address.name("ci/cache/packs/a") == "packs/a"
-    whole = parse_oss_address("oss://bucket?region=cn-hangzhou")
+    whole = bucket("oss://bucket?region=cn-hangzhou")
     assert not whole.internal
     assert whole.name(whole.key("packs/a")) == whole.key("packs/a") == "packs/a"
 
@@ -81,7 +86,7 @@ def test_what_follows_from_an_address() -> None:
 )
 def test_what_is_none(address: str) -> None:
     with pytest.raises(ConfigError, match="expected: oss://bucket"):
-        check_address(address)
+        parse_address(address)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +100,6 @@ def test_what_is_none(address: str) -> None:
 )
 def test_what_may_be_a_secret_is_not_repeated(address: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        check_address(address)
+        parse_address(address)
     assert "hunter2" not in str(caught.value)
     assert "hunter2" not in shown_address(address)

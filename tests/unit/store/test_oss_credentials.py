@@ -8,12 +8,13 @@ import time
 import traceback
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
 from buildsvc.errors import BuildsvcError, StoreRefused, StoreUnavailable
 from buildsvc.store.httpconnection import Call
-from buildsvc.store.ossaddress import parse_oss_address
+from buildsvc.store.ossaddress import oss_address
 from buildsvc.store.osscredentials import (
     FILE_EVERY,
     Credentials,
@@ -74,7 +75,7 @@ def test_secrets_are_not_in_the_representation() -> None:
     ],
 )
 def test_the_environment(environ: dict[str, str], expected: Credentials) -> None:
-    source = credential_source(parse_oss_address(PLAIN), {**environ, **RRSA})
+    source = credential_source(oss_address(urlsplit(PLAIN)), {**environ, **RRSA})
     assert fetched(source) == expected
     assert not source.renews
 
@@ -90,7 +91,7 @@ def test_the_environment(environ: dict[str, str], expected: Credentials) -> None
     ],
 )
 def test_the_choice(address: str, environ: dict[str, str], kind: type) -> None:
-    assert type(credential_source(parse_oss_address(address), environ)) is kind
+    assert type(credential_source(oss_address(urlsplit(address)), environ)) is kind
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_the_choice(address: str, environ: dict[str, str], kind: type) -> None:
 )
 def test_no_choice(address: str, environ: dict[str, str]) -> None:
     with pytest.raises(StoreRefused, match="expected"):
-        credential_source(parse_oss_address(address), environ)
+        credential_source(oss_address(urlsplit(address)), environ)
 
 
 def test_a_file_is_read_again(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from buildsvc.errors import ConfigError
-from buildsvc.store.address import check_address
-from buildsvc.store.s3address import S3Address, s3_address
+from buildsvc.store.address import parse_address
+from buildsvc.store.s3address import S3Address
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from buildsvc.store.s3address import S3Address, s3_address
     ],
 )
 def test_addresses(address: str, expected: S3Address) -> None:
-    assert s3_address(check_address(address)) == expected
+    assert parse_address(address) == expected
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_addresses(address: str, expected: S3Address) -> None:
 )  # fmt: skip
 def test_what_is_no_address(address: str) -> None:
     with pytest.raises(ConfigError, match="expected: s3://"):
-        check_address(address)
+        parse_address(address)
 
 
 @pytest.mark.parametrize(
@@ -63,5 +63,5 @@ def test_what_is_no_address(address: str) -> None:
 )
 def test_what_may_be_a_secret_is_not_repeated(address: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        check_address(address)
+        parse_address(address)
     assert "hunter2" not in str(caught.value)
