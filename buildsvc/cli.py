@@ -53,6 +53,25 @@ _KEY_NEW = """\
 Makes an Ed25519 key pair as openssl would: the private key for the publishers of one trust domain
 (sidecar run --signing-key), the public key for all readers (--verify-key). Prints the pair's id."""
 
+_POLICY = """\
+Prints the policy document, JSON, that gives an identity the rights it needs in the bucket and no
+other: RAM's for oss://…, IAM's for s3://… (MinIO takes it too). Nothing is asked of the store.
+
+  read      a pod that only restores (sidecar run --publish never)
+  publish   a pod that publishes, which reads as well
+  collect   buildsvc cache gc and ls
+  check     buildsvc store check"""
+
+_POLICY_AFTER = """\
+Objects of a key lie under a hash of it, so a policy tells keys apart, but not tenants and trust
+domains; signatures do that. Examples:
+  buildsvc store policy 's3://builds/cache' --role read
+  buildsvc store policy 's3://builds/cache' --role publish \\
+    --except-key 'acme/protected/app%2Fmain/linux-amd64/buildkit-0.33'"""
+
+# Those of buildsvc.cache.rights, which takes long to import.
+_ROLES = ("read", "publish", "collect", "check")
+
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -108,6 +127,7 @@ def _parser() -> Parser:
         metavar="MIB",
         help=f"size of the largest object, in MiB; default: {_LARGEST}",
     )
+    _add_policy(commands)
     key = groups.add_parser("key", help="The keys that generations are signed with.")
     commands = key.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     text = "Make a key pair."
@@ -123,6 +143,25 @@ def _parser() -> Parser:
     show.add_argument("files", type=Path, nargs="+", metavar="FILE", help="a key in PEM")
     add_cache_commands(groups.add_parser("cache", help="The caches in a store."))
     return parser
+
+
+def _add_policy(commands: argparse._SubParsersAction[Parser]) -> None:
+    policy = commands.add_parser(
+        "policy",
+        help="Print the rights that an identity needs in a bucket.",
+        description=_POLICY,
+        epilog=_POLICY_AFTER,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    policy.set_defaults(command=_policy)
+    policy.add_argument("url", metavar="URL", help="the bucket, as for sidecar run --store")
+    policy.add_argument("--role", choices=_ROLES, required=True, help="what the identity does")
+    for option, what in (
+        ("--key", "may publish under this key only, as `cache ls` prints it; may be repeated"),
+        ("--except-key", "must not publish under this key; may be repeated"),
+    ):
+        policy.add_argument(option, action="append", default=[], metavar="KEY", help=what)
 
 
 def _mebibytes(text: str) -> int:
@@ -156,6 +195,22 @@ def _check(arguments: argparse.Namespace) -> int:
     if report.error is not None:
         return report.error.exit_code
     return 0 if report.kept else EX_IOERR
+
+
+def _policy(arguments: argparse.Namespace) -> int:
+    from buildsvc.cache.keys import CacheKey
+    from buildsvc.cache.rights import Scope, rights_of
+    from buildsvc.store.address import parse_address
+    from buildsvc.store.policy import policy
+
+    only, never = (
+        [CacheKey.from_text(text) for text in texts]
+        for texts in (arguments.key, arguments.except_key)
+    )
+    rights = rights_of(arguments.role, Scope(only, never))
+    document = policy(parse_address(arguments.url), rights)
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    return 0
 
 
 def _key_new(arguments: argparse.Namespace) -> int:

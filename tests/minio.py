@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
+import re
 import shutil
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlencode
 
 from sidecar.certificates import make_certificates
 
@@ -41,6 +48,30 @@ class Minio:
     def unfinished(self) -> list[Path]:
         """What uploads that did not end have left."""
         return list((self.directory / "data/.minio.sys/multipart").rglob("xl.meta"))
+
+    def session(self, policy: Mapping[str, object]) -> Mapping[str, str]:
+        """Return credentials for as much as the policy allows, as for the environment.
+
+        https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html, for which MinIO
+        needs no role.
+        """
+        form = {
+            "Action": "AssumeRole",
+            "Version": "2011-06-15",
+            "Policy": json.dumps(policy, separators=(",", ":")),
+        }
+        request = _signed(f"{self.endpoint}/", urlencode(form).encode())
+        with urllib.request.urlopen(request, timeout=_PATIENCE) as answer:
+            document = answer.read().decode()
+        names = {
+            "AWS_ACCESS_KEY_ID": "AccessKeyId",
+            "AWS_SECRET_ACCESS_KEY": "SecretAccessKey",
+            "AWS_SESSION_TOKEN": "SessionToken",
+        }
+        found = {
+            name: re.search(f"<{element}>([^<]+)<", document) for name, element in names.items()
+        }
+        return {name: match[1] for name, match in found.items() if match}
 
     def address(self, prefix: str = "", bucket: str = BUCKET) -> str:
         """Return the address of a store in it."""
@@ -82,6 +113,37 @@ def running(directory: Path, *, tls: bool = False) -> Iterator[Minio]:
             child.kill()
             child.wait()
     raise AssertionError(log.read_text())
+
+
+def _signed(url: str, body: bytes) -> urllib.request.Request:
+    """Return a POST to the token service.
+
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
+    """
+    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    digest = hashlib.sha256(body).hexdigest()
+    headers = {
+        "content-type": "application/x-www-form-urlencoded",
+        "host": url.split("/")[2],
+        "x-amz-content-sha256": digest,
+        "x-amz-date": now,
+    }
+    names = ";".join(headers)
+    lines = [f"{name}:{value}" for name, value in headers.items()]
+    canonical = "\n".join(["POST", "/", "", *lines, "", names, digest])
+    scope = f"{now[:8]}/us-east-1/sts/aws4_request"
+    text = "\n".join(
+        ["AWS4-HMAC-SHA256", now, scope, hashlib.sha256(canonical.encode()).hexdigest()]
+    )
+    key = f"AWS4{SECRET}".encode()
+    for part in scope.split("/"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    signature = hmac.digest(key, text.encode(), "sha256").hex()
+    headers["Authorization"] = (
+        f"AWS4-HMAC-SHA256 Credential={KEY_ID}/{scope}, SignedHeaders={names}, "
+        f"Signature={signature}"
+    )
+    return urllib.request.Request(url, body, headers)
 
 
 def _free_port() -> int:
