@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.chunks import DIGEST_SIZE
-from buildsvc.errors import ObjectNotFound, StoreUnavailable
+from buildsvc.errors import ObjectNotFound, StoreUnavailable, UnreadableObject
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -29,6 +29,7 @@ TERM = 3600
 MAX_TERM = 24 * 3600
 """Seconds beyond which no term counts: nobody keeps something for good with one request."""
 
+_MAX_LEASE = 4096
 _PREFIX = "leases/"
 
 
@@ -73,8 +74,9 @@ async def leased_roots(store: Store, now: float) -> tuple[set[bytes], list[str]]
             ended.append(found.name)
             continue
         try:
-            lease = cache_pb2.Lease.FromString(await store.get(found.name))
-        except (DecodeError, ObjectNotFound):
+            lease = cache_pb2.Lease.FromString(await store.get(found.name, limit=_MAX_LEASE))
+        except (DecodeError, ObjectNotFound, UnreadableObject):
+            # Every pod may write here: none of it may end the collections of a store.
             continue
         if len(lease.root) == DIGEST_SIZE and age <= lease.term_seconds:
             roots.add(lease.root)

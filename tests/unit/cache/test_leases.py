@@ -71,7 +71,16 @@ async def test_how_long_it_holds(term: int, age: float, holds: bool) -> None:  #
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"\xff" * 9, cache_pb2.Lease(root=b"short", term_seconds=9).SerializeToString()]
+    "raw",
+    [
+        b"",
+        b"\xff" * 9,
+        cache_pb2.Lease(root=b"short", term_seconds=9).SerializeToString(),
+        # With a field of a later version, of 5000 bytes.
+        cache_pb2.Lease(root=ROOT, term_seconds=9).SerializeToString()
+        + b"\x7a\x88\x27"
+        + bytes(5000),
+    ],
 )
 async def test_what_is_no_lease(raw: bytes) -> None:
     store = MemoryStore()
