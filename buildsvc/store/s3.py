@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -101,9 +101,11 @@ class S3Store:
         done = 0
         async with self._slots:
             result = await part(client, key, name, start, length)
-            async for piece in pieces(result, name, length):
-                await self._threads.borrow(fd, partial(_copy, piece, at + done))
-                done += len(piece)
+            # Whoever is cancelled, or cannot write, leaves the rest unread.
+            async with aclosing(pieces(result, name, length)) as read:
+                async for piece in read:
+                    await self._threads.borrow(fd, partial(_copy, piece, at + done))
+                    done += len(piece)
         return done
 
     async def put(self, name: str, data: bytes) -> None:

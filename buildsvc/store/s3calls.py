@@ -12,7 +12,7 @@ from buildsvc.store.ranges import short_object
 from buildsvc.store.s3errors import s3_error
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 
     from obstore import GetResult, ListStream, ObjectMeta
     from obstore.store import S3Store as Client
@@ -64,7 +64,7 @@ async def part(client: Client, key: str, name: str, start: int, length: int) -> 
     return result
 
 
-async def pieces(result: GetResult, name: str, length: int) -> AsyncIterator[memoryview]:
+async def pieces(result: GetResult, name: str, length: int) -> AsyncGenerator[memoryview, None]:
     """The answer's body, which must have ``length`` bytes, piece by piece.
 
     Raises:
