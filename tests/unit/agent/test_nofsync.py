@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
-import traceback
 
 import pytest
 
 from sidecar.agent import nofsync
+from tests.unit.agent.namespaces import CLONE_NEWUSER, run_in
 
 ALLOW, SUCCESS = 0x7FFF0000, 0x00050000
 CALLS = {
@@ -22,7 +21,6 @@ CALLS = {
         227,
     ),
 }
-CLONE_NEWUSER = 0x10000000
 
 
 def decide(program: bytes, number: int, arch: int, third: int = 0) -> int:
@@ -79,27 +77,15 @@ def test_an_unknown_machine_is_an_error() -> None:
 
 
 def test_installed_in_a_user_namespace_without_taking_setuid_away() -> None:
-    if (pid := os.fork()) == 0:
-        status = 1
-        try:
-            if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWUSER) != 0:
-                status = 77
-            else:
-                pipe = os.pipe()[1]
-                with pytest.raises(OSError, match="Invalid argument"):
-                    os.fsync(pipe)
-                nofsync.install()
-                os.fsync(pipe)
-                os.fdatasync(pipe)
-                os.sync()
-                with open("/proc/self/status") as file:
-                    assert "NoNewPrivs:\t0\n" in file.read()
-                status = 0
-        except BaseException:  # noqa: BLE001 - a child must not go on as a second test run
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status == 77:
-        pytest.skip("user namespaces cannot be made here")
-    assert status == 0
+    def check() -> None:
+        pipe = os.pipe()[1]
+        with pytest.raises(OSError, match="Invalid argument"):
+            os.fsync(pipe)
+        nofsync.install()
+        os.fsync(pipe)
+        os.fdatasync(pipe)
+        os.sync()
+        with open("/proc/self/status") as file:
+            assert "NoNewPrivs:\t0\n" in file.read()
+
+    run_in(CLONE_NEWUSER, check)

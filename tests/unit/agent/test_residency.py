@@ -10,16 +10,9 @@ from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from sidecar.agent.events import Events
 from sidecar.agent.index import Unavailable
 from sidecar.agent.residency import Residency, blob, snapshot
+from tests.unit.clock import Clock
 
 A, B, C = snapshot("a"), snapshot("b"), snapshot("c")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

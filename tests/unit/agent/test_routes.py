@@ -1,22 +1,18 @@
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
-import os
 import socket
 import struct
-import traceback
 from typing import TYPE_CHECKING
 
 import pytest
 
 from sidecar.agent import routes
+from tests.unit.agent.namespaces import CLONE_NEWNET, CLONE_NEWUSER, run_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 
 
 def parsed(*cidrs: str) -> list[str]:
@@ -49,24 +45,12 @@ def loopback_up() -> None:
 
 def in_new_network(check: Callable[[], None]) -> None:
     """Runs it in a child with an empty network namespace of its own."""
-    if (pid := os.fork()) == 0:
-        status = 1
-        try:
-            libc = ctypes.CDLL(None, use_errno=True)
-            if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
-                status = 77
-            else:
-                loopback_up()
-                check()
-                status = 0
-        except BaseException:  # noqa: BLE001 - a child must not go on as a second test run
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status == 77:
-        pytest.skip("user namespaces cannot be made here")
-    assert status == 0
+
+    def check_there() -> None:
+        loopback_up()
+        check()
+
+    run_in(CLONE_NEWUSER | CLONE_NEWNET, check_there)
 
 
 def reach(family: socket.AddressFamily, address: str) -> int:

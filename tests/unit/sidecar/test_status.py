@@ -14,22 +14,13 @@ from buildsvc.errors import CorruptObject
 from sidecar.metrics import registry
 from sidecar.status import Advice, Generation, Phase, Status
 from sidecar.timeline import Kind
+from tests.unit.clock import Clock
 
 
 @pytest.fixture(autouse=True)
 def never_blocks() -> Iterator[BlockBuster]:
     with blockbuster_ctx("sidecar") as found:
         yield found
-
-
-class Clock:
-    """Time that passes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
