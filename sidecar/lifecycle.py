@@ -142,7 +142,8 @@ class Lifecycle:
         client = certificates.client if certificates else None
         await asyncio.to_thread(write_endpoint_file, self._settings.endpoint_path, address, client)
         self._status.serves(str(address), tls=certificates is not None, isolated=isolated)
-        log.info("listening", endpoint=str(address), tls=certificates is not None)
+        where = {} if client is None else {"tlsdir": str(client.directory)}
+        log.info("listening", endpoint=str(address), tls=client is not None, **where)
         return certificates
 
     async def _sweep(self, directories: Sequence[Path]) -> None:

@@ -38,6 +38,8 @@ async def test_a_client_with_the_certificates_builds(
     guarded: Pod, shared: Path, place: Path
 ) -> None:
     client = ("--addr", guarded.endpoint()["url"], "--tlsdir", str(shared / "client"))
+    # Who starts it by hand is told where they are.
+    assert f"tlsdir={shared / 'client'}" in guarded.log
     assert (await guarded.build(place, client=client)).code == 0
 
 
