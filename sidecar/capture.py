@@ -69,18 +69,18 @@ class Uploads:
         catalog: Catalog,
         status: Status,
         concurrency: int,
+        *,
+        collection: int = 0,
     ) -> None:
+        """``collection``: the newest one that what was restored tells of."""
         self._store = store
         self._agent = agent
         self.catalog = catalog
         self._status = status
         self._slots = asyncio.Semaphore(concurrency)
         self._failed: list[tuple[agent_pb2.PackFile, int]] = []
-        self._collections = CollectionLog(store)
-        self._learning = asyncio.Lock()
-        self._learned = False
         #: The newest collection of the store that is known of.
-        self.collection = 0
+        self.collection = collection
         self._trouble = asyncio.Event()
         self.bytes = 0
         self.packs = 0
@@ -92,12 +92,21 @@ class Uploads:
         not lose its events for it, and to the packer its chunks count as stored.
         """
         # That of the first try counts: an answer may have been lost.
-        collection = await self._known_collection()
+        collection = self.collection
         try:
             await self._upload(pack, collection)
         except (StoreError, OSError):
             self._failed.append((pack, collection))
             self._trouble.set()
+
+    async def learn(self) -> None:
+        """Ask which collections have begun: what is uploaded after that is in none's plan.
+
+        No upload waits for it, and the store need not answer: what is uploaded by somebody who
+        knows less may have to be stored again before it is published.
+        """
+        with suppress(StoreError):
+            self.collection = max(self.collection, await CollectionLog(self._store).newest())
 
     async def flush(self) -> None:
         """Try the failed ones again.
@@ -129,18 +138,6 @@ class Uploads:
             if self._trouble.is_set():
                 await self.flush()
         return await task
-
-    async def _known_collection(self) -> int:
-        """Return the newest collection known; what is uploaded from now on is not in its plan.
-
-        The store is asked once. Where it does not say, packs may have to be stored again.
-        """
-        async with self._learning:
-            if not self._learned:
-                with suppress(StoreError):
-                    self.collection = max(self.collection, await self._collections.newest())
-                self._learned = True
-        return self.collection
 
     async def _upload(self, pack: agent_pb2.PackFile, collection: int) -> None:
         async with self._slots:

@@ -87,7 +87,7 @@ class Epoch:
         #: Of all generations that were tried: what one lacks, another one may name too.
         self._losses = Losses()
         self._restoring: asyncio.Task[None] | None = None
-        self._lease: Lease | None = None
+        self._found: Found | None = None
         self._watching: asyncio.Task[None] | None = None
         self._answered = asyncio.Event()
         self._daemon = Buildkitd(
@@ -172,10 +172,8 @@ class Epoch:
         except grpc.aio.AioRpcError as problem:
             raise Lost(f"the restored state cannot be used: {problem.details()}") from problem
         self._restorer.loaded()
-        head = ready.generation.head
-        self.catalog = Catalog.from_root(root, head.collection)
-        assert self._store is not None
-        self._lease = Lease(self._store, head.root)
+        self._found = ready.found
+        self.catalog = Catalog.from_root(root, self._collection)
         self.needs_blobs = bool(answer.leases_unavailable)
 
     async def complete(self, wanted: Callable[[ObjectKey], bool]) -> None:
@@ -248,13 +246,16 @@ class Epoch:
             ]
             if self._restoring is not None:
                 running.append(tasks.create_task(_awaited(self._restoring), name="restore"))
-            if self._lease is not None:
-                running.append(tasks.create_task(_held(self._lease), name="lease"))
+            if self._store is not None and self._found is not None:
+                lease = Lease(self._store, self._found.generation.head.root)
+                running.append(tasks.create_task(_held(lease), name="lease"))
             if self._store is not None and self._settings.publish != "never":
                 self._uploads = Uploads(
-                    self._store, self._agent, self.catalog, self._status, UPLOADS
-                )
+                    self._store, self._agent, self.catalog, self._status, UPLOADS,
+                    collection=self._collection,
+                )  # fmt: skip
                 self._captures = Captures(self._agent, self._uploads)
+                running.append(tasks.create_task(self._uploads.learn(), name="collections"))
                 running.append(tasks.create_task(self._captures.run(), name="capture"))
             try:
                 yield
@@ -285,6 +286,11 @@ class Epoch:
         assert self._uploads is not None
         self._uploads.collection = max(self._uploads.collection, collection)
         self._losses.packs |= packs
+
+    @property
+    def _collection(self) -> int:
+        """The newest collection that what was restored tells of."""
+        return self._found.generation.head.collection if self._found else 0
 
     @property
     def uploaded(self) -> tuple[int, int]:

@@ -162,7 +162,7 @@ def _reason(problem: Exception, otherwise: ColdReason) -> ColdReason:
 class Loadable:
     """A generation whose databases are here, in a directory that buildkitd does not know."""
 
-    generation: Generation
+    found: Found
     plan: Plan
     downloads: Downloads
     request: agent_pb2.LoadRequest
@@ -192,4 +192,4 @@ async def loadable(found: Found, downloads: Downloads, paths: EpochPaths) -> Loa
     laid = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="laid-", dir=paths.base))
     await asyncio.to_thread(databases.lay, tree, content, found.root, laid)
     request = agent_pb2.LoadRequest(root_path=str(root_path), lease_blobs=True)
-    return Loadable(found.generation, plan, downloads, request, laid)
+    return Loadable(found, plan, downloads, request, laid)

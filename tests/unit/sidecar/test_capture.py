@@ -14,6 +14,7 @@ import pytest
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.catalog import Catalog
+from buildsvc.cache.chunks import digest
 from buildsvc.cache.collectionlog import CollectionLog
 from buildsvc.cache.packs import FinishedPack, pack_name
 from buildsvc.errors import ObjectNotFound, StoreError
@@ -107,6 +108,7 @@ async def test_packs_know_of_the_collections_that_began_before_their_upload(
     agent.captures = [[pack_event(pack)] for pack in packs]
     async with scene(tmp_path, agent) as (captures, uploads, catalog, store):
         assert await begin_collection(store) == 1
+        await uploads.learn()
         await captures.capture(REQUEST)
         # It asks once; what publication finds out, it is told.
         assert await begin_collection(store) == 2
@@ -139,10 +141,29 @@ async def test_a_store_that_does_not_say_which_collections_there_were(tmp_path: 
     pack = write_pack(tmp_path, [b"content"])
     agent.captures = [[pack_event(pack)]]
     script = [Rule("stat", "collections/*", 1, Fail())]
-    async with scene(tmp_path, agent, script) as (captures, _, catalog, _):
+    async with scene(tmp_path, agent, script) as (captures, uploads, catalog, _):
+        uploads.collection = 1
+        await uploads.learn()
         await captures.capture(REQUEST)
     root = cache_pb2.Root(packs=[cache_pb2.Pack(digest=pack.digest)])
-    assert catalog.unsafe_packs(root, 1) == {pack.digest}
+    assert catalog.unsafe_packs(root, 1) == set()
+    assert catalog.unsafe_packs(root, 2) == {pack.digest}
+
+
+async def test_no_upload_waits_for_what_the_store_says_of_collections(tmp_path: Path) -> None:
+    agent = FakeAgent()
+    pack = write_pack(tmp_path, [b"content"])
+    agent.captures = [[pack_event(pack)]]
+    hold = Hold(asyncio.Event())
+    script = [Rule("stat", "collections/*", 1, hold)]
+    async with scene(tmp_path, agent, script) as (captures, uploads, catalog, _):
+        learning = asyncio.create_task(uploads.learn())
+        await hold.reached.wait()
+        await captures.capture(REQUEST)
+        assert digest(b"content") in catalog
+        assert not learning.done()
+        hold.go.set()
+        await learning
 
 
 async def test_what_the_agent_could_not_capture_again_is_forgotten(tmp_path: Path) -> None:

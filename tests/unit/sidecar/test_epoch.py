@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,8 @@ class Scene:
         packs = self.paths.base / "packs"
         await asyncio.to_thread(packs.mkdir)
         root = await generation(self.store, packs, {"layer": b"L" * 100}, used=("layer",))
-        found = Found(MINE, Generation(cache_pb2.Head(number=1, root=b"r" * 32), b""), root)
+        head = cache_pb2.Head(number=1, root=b"r" * 32, collection=3)
+        found = Found(MINE, Generation(head, b""), root)
         ready = await self.epoch.fetch(found)
         self.epoch.prefetch(ready)
         await self.epoch.load(ready)
@@ -367,6 +369,18 @@ async def test_a_restored_generation_is_leased(scene: Scene) -> None:
         await scene.epoch.start_daemon()
         leased, _ = await leased_roots(scene.store, 0.0)
         assert leased == {b"r" * 32}
+
+
+async def test_what_was_restored_tells_of_collections(scene: Scene) -> None:
+    await scene.epoch.open()
+    await scene.load()
+    # The store does not say which ones there were.
+    scene.store.refuse = {"list", "stat"}
+    scene.epoch._settings = replace(scene.epoch._settings, publish="always")
+    async with scene.epoch.serving():
+        await scene.epoch.start_daemon()
+        assert scene.epoch._uploads is not None
+        assert scene.epoch._uploads.collection == 3
 
 
 async def test_a_store_that_takes_no_lease_is_not_an_end(scene: Scene) -> None:
