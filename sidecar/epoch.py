@@ -13,6 +13,7 @@ import grpc.aio
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.catalog import Catalog
+from buildsvc.cache.keys import CacheKey
 from buildsvc.cache.leases import Lease
 from buildsvc.errors import BuildsvcError, StoreError
 from buildsvc.store.contract import Store
@@ -286,6 +287,11 @@ class Epoch:
         assert self._uploads is not None
         self._uploads.collection = max(self._uploads.collection, collection)
         self._losses.packs |= packs
+
+    @property
+    def found_key(self) -> CacheKey | None:
+        """The key that was restored from; None when nothing was."""
+        return self._found.key if self._found else None
 
     @property
     def _collection(self) -> int:

@@ -301,7 +301,9 @@ class Lifecycle:
         version = await asyncio.shield(self._version)
         key = cachestore.cache_keys(self._settings, version).own
         log_of_key = self._trust.log(self._store, key)
-        publisher = Publisher(log_of_key, version, cachestore.this_platform())
+        found = epoch.found_key
+        origin = self._trust.log(self._store, found) if found not in (None, key) else None
+        publisher = Publisher(log_of_key, version, cachestore.this_platform(), origin)
         policy = Policy(self._settings.publish, self._replaces)
         return Publishing(epoch, publisher, key, policy, self._status)
 

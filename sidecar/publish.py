@@ -28,10 +28,17 @@ def merged_trace(picture: Picture, restored: cache_pb2.Root | None) -> cache_pb2
 
 
 class Publisher:
-    """Publishes generations of one key."""
+    """Publishes generations of one key; ``origin`` is the log of the one that was restored from."""
 
-    def __init__(self, log: GenerationLog, buildkit_version: str, platform: str) -> None:
+    def __init__(
+        self,
+        log: GenerationLog,
+        buildkit_version: str,
+        platform: str,
+        origin: GenerationLog | None = None,
+    ) -> None:
         self._log = log
+        self._origin = origin
         self._buildkit_version = buildkit_version
         self._platform = platform
 
@@ -53,7 +60,7 @@ class Publisher:
         def build(collection: int) -> cache_pb2.Root:
             return self._root(picture, catalog, restored, cold_build_seconds, collection)
 
-        return await publication.publish(self._log, catalog, build)
+        return await publication.publish(self._log, catalog, build, origin=self._origin)
 
     def _root(
         self,

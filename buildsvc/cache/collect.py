@@ -15,21 +15,21 @@ A collection, number E::
 
 A writer (``buildsvc.cache.publication``) publishes after head n of its key, which says
 ``collection = c``. Each pack that it knows has a number too: the newest collection that it knew of
-before it began to upload the pack, or the ``collection`` of the head of which it restored. It
-names a pack only if that number is at least c, or head n names the pack. Where there is no head n,
-it makes the key known first (``keys/…/key``), and where head n cannot be read or is missing, c is
-the newest collection that has begun. The head it creates says c. Names are never used twice: a
-pack has a nonce, and a root the c that it was made for. So something stored again after E has
-begun is not what E has listed before.
+before it began to upload the pack, or the ``collection`` of the head that it restored; or of that
+key's newest head now, while that names the pack. It names a pack only if that number is at least c,
+or head n names the pack. Where there is no head n, it makes the key known first (``keys/…/key``),
+and where head n cannot be read or is missing, c is the newest collection that has begun. The head
+it creates says c. Names are never used twice: a pack has a nonce, and a root the c that it was made
+for. So something stored again after E has begun is not what E has listed before.
 
 *No published head names an object that is condemned.* Say that head m of key K names the object P,
 and that E condemns P: P was listed in step 1 of E.
 
 (a) Head m says ``collection`` at least E. If its writer uploaded P, it knew of E before: but then P
     was not there in step 1, and its name was not. So P comes from a head that names it and says
-    at least E: the one that was restored, or head m-1. Go on with that one. As heads are finitely
-    many, there is a first head that says at least E and names P; it can only be a fence, which
-    names what the newest usable head before it names: that is case (b).
+    at least E: one of the key that was restored, or head m-1. Go on with that one. As heads are
+    finitely many, there is a first head that says at least E and names P; it can only be a fence,
+    which names what the newest usable head before it names: that is case (b).
 (b) Head m says less than E. Then it was there before its key's log was read in step 4: if the key
     was listed in step 3, the fence stands behind m, because a head after one that says E says at
     least E. If the key was not listed, it was made known after step 2, so its first head's writer

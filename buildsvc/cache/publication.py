@@ -3,13 +3,14 @@
 Every head says of which collection it knows, and so does every pack of a catalog: one that was
 uploaded, of the newest collection known before the upload began; one of a restored generation, of
 its head's. A head may name a pack that knows as much as the head does, and packs that the key's
-newest generation names; anything else is stored again first, under another name. The proof is in
-``buildsvc.cache.collect``.
+newest generation names, or that of another key which knows as much; anything else is stored again
+first, under another name. The proof is in ``buildsvc.cache.collect``.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,11 +57,14 @@ async def publish(
     log: GenerationLog,
     catalog: Catalog,
     build: Callable[[int], cache_pb2.Root],
+    *,
+    origin: GenerationLog | None = None,
 ) -> Generation:
     """Creates the key's next head, as the newest one's child.
 
-    ``build`` makes the root for the collection that it is told; it runs in a thread. Of packs that
-    the key's newest generation names ``catalog`` learns that they are safe.
+    ``build`` makes the root for the collection that it is told; it runs in a thread. ``origin`` is
+    the log of another key, from which the catalog's packs come. Of packs that the newest generation
+    of either key names ``catalog`` learns that they are safe.
 
     Raises:
         PacksCollected: something that the root names may have been deleted.
@@ -73,7 +77,7 @@ async def publish(
         place = await _next_place(log)
         if root is None or root.collection != place.collection:
             root = await asyncio.to_thread(build, place.collection)
-        await _check(log, catalog, root, place)
+        await _check(log, catalog, root, place, origin)
         try:
             return await log.publish(root, parent=place.parent, number=place.number)
         except HeadConflict:
@@ -100,16 +104,28 @@ async def _next_place(log: GenerationLog) -> _Place:
     return _Place(number + 1, None, await log.collections.newest())
 
 
-async def _check(log: GenerationLog, catalog: Catalog, root: cache_pb2.Root, place: _Place) -> None:
+async def _check(
+    log: GenerationLog,
+    catalog: Catalog,
+    root: cache_pb2.Root,
+    place: _Place,
+    origin: GenerationLog | None,
+) -> None:
     if not catalog.unsafe_packs(root, place.collection):
         return
-    if place.parent is not None and place.parent.head.root:
-        try:
-            newest = await log.read_root(place.parent)
-        except CacheError:
-            # Nobody can use it: what it names says nothing.
-            pass
-        else:
-            catalog.vouch((pack.digest for pack in newest.packs), place.collection)
+    # What cannot be read nobody can use: it says nothing of what it names.
+    if place.parent is not None:
+        with suppress(CacheError):
+            await _vouch(log, place.parent, catalog)
+    if origin is not None and catalog.unsafe_packs(root, place.collection):
+        with suppress(CacheError):
+            if (newest := await origin.newest()) is not None:
+                await _vouch(origin, newest, catalog)
     if unsafe := catalog.unsafe_packs(root, place.collection):
         raise PacksCollected.of(unsafe, place.collection)
+
+
+async def _vouch(log: GenerationLog, generation: Generation, catalog: Catalog) -> None:
+    if generation.head.root:
+        named = (await log.read_root(generation)).packs
+        catalog.vouch((pack.digest for pack in named), generation.head.collection)

@@ -263,6 +263,8 @@ class Writer:
     catalog: Catalog = field(default_factory=Catalog)
     items: set[bytes] = field(default_factory=set)
     known: int = 0
+    #: The key that was restored from.
+    origin: CacheKey | None = None
 
     def log(self, hand: Hand, key: CacheKey) -> GenerationLog:
         return GenerationLog(hand, key, now_ns=lambda: 1_700_000_000_000_000_000 + self.skew_ns)
@@ -277,11 +279,15 @@ class Writer:
             for _ in range(4):
                 await self.upload(hand)
                 try:
-                    await publish(self.log(hand, self.key), self.catalog, self.build)
+                    await self._publish(hand)
                 except PacksCollected as problem:
                     self._store_again(problem)
                 else:
                     return
+
+    async def _publish(self, hand: Hand) -> None:
+        origin = self.log(hand, self.origin) if self.origin not in (None, self.key) else None
+        await publish(self.log(hand, self.key), self.catalog, self.build, origin=origin)
 
     async def _restore(self, hand: Hand) -> None:
         for key in (self.key, self.fallback):
@@ -291,6 +297,7 @@ class Writer:
                     root = await log.read_root(generation)
                     self.catalog = Catalog.from_root(root, generation.head.collection)
                     self.items = {_by_digest(one) for one in split_digests(root.chunk_digests)}
+                    self.origin = key
                     return
 
     def packs_again(self) -> None:

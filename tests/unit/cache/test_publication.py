@@ -66,6 +66,21 @@ async def test_what_the_newest_generation_names_is_not_stored_again() -> None:
     assert (await generations(bucket, KEY))[0].items == {1, 2, 3, 4}
 
 
+async def test_what_the_restored_key_still_names_is_not_stored_again() -> None:
+    """Else a branch's first pod, which has not fetched all of it, could publish nothing."""
+    bucket = Bucket()
+    await play(bucket, writer(KEY, {1, 2, 3}).work)
+    await play(bucket, writer(KEYS[3], {5}).work)
+    await play(bucket, writer(KEYS[3], {6}, {5}).work)
+    slow = await stalled(bucket, writer(OTHER, {4}, fallback=KEY).work, "put packs")
+    await collected(bucket)
+    before = names(bucket, "packs/")
+    await slow.finish()
+    assert len(names(bucket, "packs/") - before) == 2
+    (published,) = await generations(bucket, OTHER)
+    assert (published.items, published.missing) == ({1, 2, 3, 4}, set())
+
+
 async def test_what_is_not_on_disk_is_left_out() -> None:
     bucket = Bucket()
     await play(bucket, writer(KEY, {1}).work)

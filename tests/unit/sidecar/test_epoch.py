@@ -373,7 +373,9 @@ async def test_a_restored_generation_is_leased(scene: Scene) -> None:
 
 async def test_what_was_restored_tells_of_collections(scene: Scene) -> None:
     await scene.epoch.open()
+    before = scene.epoch.found_key
     await scene.load()
+    assert (before, scene.epoch.found_key) == (None, MINE)
     # The store does not say which ones there were.
     scene.store.refuse = {"list", "stat"}
     scene.epoch._settings = replace(scene.epoch._settings, publish="always")
