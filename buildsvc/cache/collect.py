@@ -6,7 +6,7 @@ nothing else: no clock, no lock, and of LIST only that it shows what was there a
 A collection, number E::
 
     1  list packs and roots; read all logs; decide what to keep: the plan
-    2  create collections/log/E, which names the plan: collection E has begun
+    2  create collections/log/E: collection E has begun
     3  wait for LIST, list the keys, and *fence* each: create its next head, which repeats the
        newest usable root and says ``collection = E``
     4  read all logs once more; what the plan wanted to delete and no kept head or lease names, is
@@ -43,10 +43,15 @@ later collection could; therefore step 4 ends in a look whether E+1 has begun, a
 read. If it has, E gives up, having condemned nothing. If it has not, all fences of E+1 come later
 than everything that E has read.
 
-*Crashes.* Steps 1 to 4 delete nothing; a plan without condemned objects is resumed, or
-superseded. Step 5 may be done at any time, by anybody, any number of times: nothing refers to a
-condemned object ever again. *Two collectors* of one collection do the same twice. Of two
-collections, the earlier gives up or has condemned before the later one began.
+*Crashes.* Steps 1 to 4 delete nothing: what ends before step 5 is left to the next collection.
+Step 5 may be done at any time, by anybody, any number of times: nothing refers to a condemned
+object ever again. *Two collectors*: of two collections the earlier one gives up, or has read all
+that it condemns by before the later one began.
+
+*Heads* that are older than ``oldest_kept`` are deleted too, those between a fence and what it
+repeats, and old entries of the log of collections; except for milestones
+(``buildsvc.cache.numbers``), and a day after they were written: whoever found the place of one
+free, and creates it so much later, creates what nobody reads.
 
 *Clocks.* The safety of generations that are published needs none. What is younger than the minimum
 age is spared so that a build under way need not store again what it has stored already, and
@@ -57,29 +62,23 @@ with an object that the collector has just written there.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache.chunks import split_digests
 from buildsvc.cache.collectionlog import FORMAT_VERSION, CollectionLog
 from buildsvc.cache.fences import fence, fence_unknown
 from buildsvc.cache.generations import GenerationLog
 from buildsvc.cache.keys import LAST_NUMBER
 from buildsvc.cache.leases import leased_roots
 from buildsvc.cache.packs import pack_name
-from buildsvc.cache.retention import KeyState, Policy, oldest_kept
+from buildsvc.cache.retention import KeyPlan, KeyState, Plan, Policy, oldest_kept
 from buildsvc.cache.roots import decode_root, root_name
-from buildsvc.cache.survey import (
-    Logs,
-    Reader,
-    listed_digests,
-    listed_keys,
-    no_times,
-    split,
-)
-from buildsvc.errors import CorruptObject, ObjectNotFound
+from buildsvc.cache.survey import Logs, Reader, listed_digests, listed_keys, no_times
+from buildsvc.errors import CorruptObject, ObjectNotFound, StoreError, UnsupportedFormat
+from buildsvc.failures import cause
 
 if TYPE_CHECKING:
     from buildsvc.store.contract import Store
@@ -87,7 +86,6 @@ if TYPE_CHECKING:
 SETTLE = 30.0
 """Seconds after which LIST is taken to show what was there before."""
 
-_NONCE_SIZE = 16
 _CLOCK = "collections/clock"
 _DELETES = 16  # at a time
 
@@ -121,90 +119,90 @@ class Collector:
         self._sleep = sleep
         self._collections = CollectionLog(store)
 
-    async def plan(self) -> cache_pb2.Plan:
+    async def plan(self) -> Plan:
         """What a collection would keep and delete now. Writes nothing but its clock's object."""
         now = await self._now()
-        plan = cache_pb2.Plan(format_version=FORMAT_VERSION, nonce=os.urandom(_NONCE_SIZE))
         packs = await self._old("packs/", now)
         roots = await self._old("roots/", now)
-        states = await self._states()
+        states, dead = await self._survey(now)
         oldest = oldest_kept(states, self._policy, now)
         kept_packs, kept_roots = await self._leased(now)
+        keys = []
         for state in states:
             kept = [one for one in state.generations if one.number >= oldest[state.id]]
-            plan.keys.add(
-                id=state.id,
-                oldest_kept=oldest[state.id],
-                key=state.text,
-                kept=len(kept),
-                dropped=len(state.generations) - len(kept),
+            keys.append(
+                KeyPlan(
+                    id=state.id,
+                    key=state.text,
+                    oldest_kept=oldest[state.id],
+                    fenced=state.fenced,
+                    kept=len(kept),
+                    dropped=len(state.generations) - len(kept),
+                )
             )
             for one in kept:
                 kept_packs.update(one.packs)
                 kept_roots.add(one.root)
-        plan.packs = _column(packs.keys() - kept_packs)
-        plan.roots = _column(roots.keys() - kept_roots)
-        plan.bytes = sum(
-            size
-            for sizes, kept in ((packs, kept_packs), (roots, kept_roots))
-            for digest, size in sizes.items()
-            if digest not in kept
+        size = sum(size for digest, size in packs.items() if digest not in kept_packs)
+        size += sum(size for digest, size in roots.items() if digest not in kept_roots)
+        return Plan(
+            keys=keys,
+            packs=_column(packs.keys() - kept_packs),
+            roots=_column(roots.keys() - kept_roots),
+            size=size,
+            heads=dead,
         )
-        return plan
 
-    async def collect(self, plan: cache_pb2.Plan) -> cache_pb2.Condemned | None:
+    async def collect(self, plan: Plan) -> cache_pb2.Condemned | None:
         """Carries out a plan; what was deleted, None when a later collection has begun."""
-        number = await self._collections.begin(plan, time.time_ns())
-        return await self._finish(number, plan)
+        number = await self._collections.begin(time.time_ns())
+        condemned = await self._mark(number, plan)
+        return None if condemned is None else await self._delete(number, condemned)
 
     async def resume(self) -> list[cache_pb2.Condemned]:
-        """Finishes what collectors have left that did not come to their end; what was deleted."""
+        """Deletes what collections have condemned that did not come to their end; what it was."""
         done = []
         for number in await self._collections.unfinished():
-            condemned = await self._collections.condemned(number)
+            try:
+                condemned = await self._collections.condemned(number)
+            except UnsupportedFormat:
+                # A later version's collector knows what to do with it.
+                continue
+            except CorruptObject:
+                # All of it is found again.
+                await self._collections.done(number)
+                continue
             if condemned is not None:
                 done.append(await self._delete(number, await self._checked(condemned)))
-        newest = await self._collections.newest()
-        if newest and (plan := await self._collections.plan(newest)) is not None:
-            condemned = await self._finish(newest, plan)
-            if condemned is not None:
-                done.append(condemned)
         return done
 
-    async def tidy(self) -> None:
-        """Deletes leases that have ended and plans that were never carried out."""
+    async def tidy(self, plan: Plan) -> None:
+        """Deletes heads and entries that nobody reads any more, and leases that have ended."""
         now = await self._now()
         _, ended = await leased_roots(self._store, now)
-        newest = await self._collections.newest()
-        old = await self._collections.old_plans(newest, now - self._policy.min_age)
-        for name in (*ended, *old):
-            await self._store.delete(name)
+        entries = await self._collections.dead(now - self._policy.heads_stay)
+        await self._delete_all("tidying", [*plan.heads, *ended, *entries])
 
     async def _checked(self, condemned: cache_pb2.Condemned) -> cache_pb2.Condemned:
-        """Without what is in use. Nothing of it should be; but pods may not delete, and somebody
-        with a pod's rights could have put the object there.
+        """Without what is young or in use. Nothing of it should be; but pods may not delete, and
+        somebody with a pod's rights could have put the object there.
         """
+        now = await self._now()
+        old_packs = await self._old("packs/", now)
+        old_roots = await self._old("roots/", now)
         reader = Reader(self._store)
         keys = [await reader.find_key(listed) for listed in await listed_keys(self._store)]
         logs = [self._logs(key) for key in keys if key is not None]
         packs, roots = await self._kept(reader, logs)
         return cache_pb2.Condemned(
-            packs=_column(split(condemned.packs) - packs),
-            roots=_column(split(condemned.roots) - roots),
+            packs=_column((old_packs.keys() & split_digests(condemned.packs)) - packs),
+            roots=_column((old_roots.keys() & split_digests(condemned.roots)) - roots),
         )
 
-    async def _finish(self, number: int, plan: cache_pb2.Plan) -> cache_pb2.Condemned | None:
-        condemned = await self._collections.condemned(number)
-        if condemned is not None:
-            condemned = await self._checked(condemned)
-        else:
-            condemned = await self._mark(number, plan)
-        return None if condemned is None else await self._delete(number, condemned)
-
-    async def _mark(self, number: int, plan: cache_pb2.Plan) -> cache_pb2.Condemned | None:
+    async def _mark(self, number: int, plan: Plan) -> cache_pb2.Condemned | None:
         """Steps 3 and 4; None when a later collection has begun."""
         await self._sleep(self._settle)
-        oldest = {key.id: key.oldest_kept for key in plan.keys}
+        planned = {key.id: key for key in plan.keys}
         reader = Reader(self._store)
         logs = []
         keys = await listed_keys(self._store)
@@ -214,16 +212,18 @@ class Collector:
                 await fence_unknown(self._store, listed)
                 continue
             log = self._logs(key)
-            for below in (LAST_NUMBER + 1, *listed.gaps()):
-                await fence(reader, log, number, oldest.get(listed.id, 1), below=below)
+            known = planned.get(listed.id)
+            oldest, fenced = (known.oldest_kept, known.fenced) if known else (1, 1)
+            for below in (LAST_NUMBER + 1, *listed.gaps(fenced)):
+                await fence(reader, log, number, oldest, below=below)
             logs.append(log)
         packs, roots = await self._kept(reader, logs)
         if await self._collections.newest() != number:
             return None
         condemned = cache_pb2.Condemned(
             format_version=FORMAT_VERSION,
-            packs=_column(split(plan.packs) - packs),
-            roots=_column(split(plan.roots) - roots),
+            packs=_column(set(split_digests(plan.packs)) - packs),
+            roots=_column(set(split_digests(plan.roots)) - roots),
         )
         await self._collections.condemn(number, condemned)
         return condemned
@@ -242,32 +242,37 @@ class Collector:
 
     async def _delete(self, number: int, condemned: cache_pb2.Condemned) -> cache_pb2.Condemned:
         """Step 5. Roots go first: what is left after a crash names nothing that is gone."""
-        roots = [root_name(digest) for digest in sorted(split(condemned.roots))]
-        packs = [pack_name(digest) for digest in sorted(split(condemned.packs))]
-        for names in (roots, packs):
-            for at in range(0, len(names), _DELETES):
-                self._progress("deleting", at, len(names))
-                await self._delete_each(names[at : at + _DELETES])
+        await self._delete_all("deleting roots", map(root_name, split_digests(condemned.roots)))
+        await self._delete_all("deleting packs", map(pack_name, split_digests(condemned.packs)))
         await self._collections.done(number)
         return condemned
 
-    async def _delete_each(self, names: Iterable[str]) -> None:
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for name in names:
-                    tasks.create_task(self._store.delete(name))
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+    async def _delete_all(self, what: str, names: Iterable[str]) -> None:
+        names = list(names)
+        for at in range(0, len(names), _DELETES):
+            self._progress(what, at, len(names))
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for name in names[at : at + _DELETES]:
+                        tasks.create_task(self._store.delete(name))
+            except ExceptionGroup as failures:
+                raise cause(failures, (StoreError,)) from None
 
-    async def _states(self) -> list[KeyState]:
+    async def _survey(self, now: float) -> tuple[list[KeyState], list[str]]:
+        """What there is of each key, and names of heads that nobody reads any more."""
         reader = Reader(self._store)
         keys = await listed_keys(self._store)
-        states = []
+        states: list[KeyState] = []
+        dead: list[str] = []
         for done, listed in enumerate(keys):
             self._progress("reading keys", done, len(keys))
+            # Of a key that nobody can name no head can be read.
+            unread: Sequence[range] = [range(1, max(listed.heads, default=1))]
             if (key := await reader.find_key(listed)) is not None:
                 states.append(await reader.state(self._logs(key), listed))
-        return states
+                unread = states[-1].unread
+            dead += listed.dead(unread, now - self._policy.heads_stay)
+        return states, dead
 
     async def _leased(self, now: float) -> tuple[set[bytes], set[bytes]]:
         """Packs and roots under leases."""

@@ -1,20 +1,22 @@
-"""The log of a store's collections: which ones have begun, and what they keep and delete.
+"""The log of a store's collections: which ones have begun, and what is left to delete.
 
 A collection has begun when its entry is created. Whoever needs to know which collections may have
 condemned something asks for ``newest``; see ``buildsvc.cache.collect`` for why that is enough.
+Nobody reads an entry: it only has to be there.
 """
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, TypeVar
+import os
+from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
 from buildsvc import __version__
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
-from buildsvc.cache.chunks import digest
-from buildsvc.cache.numbers import newest_number
+from buildsvc.cache.chunks import DIGEST_SIZE
+from buildsvc.cache.keys import LAST_NUMBER, parse_number
+from buildsvc.cache.numbers import is_milestone, newest_number
 from buildsvc.errors import (
     CorruptObject,
     ObjectExists,
@@ -31,10 +33,7 @@ FORMAT_VERSION = 1
 
 _PREFIX = "collections/log/"
 _CONDEMNED = "collections/condemned/"
-_PLANS = "collections/plans/"
-_NUMBER = re.compile(r"[0-9]{20}")
-
-M = TypeVar("M", cache_pb2.Collection, cache_pb2.Plan, cache_pb2.Condemned)
+_NONCE_SIZE = 16
 
 
 class CollectionLog:
@@ -47,35 +46,20 @@ class CollectionLog:
         """The number of the newest collection that has begun, 0 when none has."""
         return await newest_number(self._store, _PREFIX, _entry_name, _entry_number)
 
-    async def begin(self, plan: cache_pb2.Plan, created_unix_ns: int) -> int:
-        """Begins a collection with this plan, which has a nonce of its own; its number."""
-        raw = plan.SerializeToString(deterministic=True)
-        await self._store.put(_plan_name(digest(raw)), raw)
+    async def begin(self, created_unix_ns: int) -> int:
+        """Begins a collection; its number. Raises CorruptObject when no number is left."""
         entry = cache_pb2.Collection(
             format_version=FORMAT_VERSION,
             buildsvc_version=__version__,
             created_unix_ns=created_unix_ns,
-            plan=digest(raw),
+            nonce=os.urandom(_NONCE_SIZE),
         ).SerializeToString(deterministic=True)
         while True:
             number = await self.newest() + 1
+            if number > LAST_NUMBER:
+                raise CorruptObject("the log of collections has an entry out of range")
             if await self._created(_entry_name(number), entry):
                 return number
-
-    async def plan(self, number: int) -> cache_pb2.Plan | None:
-        """The plan of a collection; None when it is done.
-
-        Raises CorruptObject, UnsupportedFormat.
-        """
-        entry = _decode(cache_pb2.Collection, await self._store.get(_entry_name(number)))
-        name = _plan_name(entry.plan)
-        try:
-            raw = await self._store.get(name)
-        except ObjectNotFound:
-            return None
-        if digest(raw) != entry.plan:
-            raise CorruptObject(f"{name}: the bytes have another digest")
-        return _decode(cache_pb2.Plan, raw)
 
     async def condemn(self, number: int, condemned: cache_pb2.Condemned) -> None:
         """Ends the marking of a collection; no effect where somebody else has done so."""
@@ -91,37 +75,31 @@ class CollectionLog:
             raw = await self._store.get(_condemned_name(number))
         except ObjectNotFound:
             return None
-        return _decode(cache_pb2.Condemned, raw)
+        return _decode(raw)
 
     async def unfinished(self) -> list[int]:
         """Collections with something condemned that may not be deleted yet, as LIST shows them."""
         return [
-            int(found.name.removeprefix(_CONDEMNED))
+            number
             async for found in self._store.list(_CONDEMNED)
-            if _NUMBER.fullmatch(found.name.removeprefix(_CONDEMNED))
+            if (number := parse_number(found.name.removeprefix(_CONDEMNED))) is not None
         ]
 
     async def done(self, number: int) -> None:
-        """Forgets plan and condemned objects of a collection: all of them are deleted."""
-        try:
-            entry = _decode(cache_pb2.Collection, await self._store.get(_entry_name(number)))
-        except ObjectNotFound:
-            # It never began: somebody else has put condemned objects there.
-            pass
-        else:
-            await self._store.delete(_plan_name(entry.plan))
+        """Forgets what a collection has condemned: all of it is deleted."""
         await self._store.delete(_condemned_name(number))
 
-    async def old_plans(self, newest: int, before: float) -> list[str]:
-        """Names of plans, written before that time of the store, of other collections."""
-        kept = ""
-        if newest:
-            entry = _decode(cache_pb2.Collection, await self._store.get(_entry_name(newest)))
-            kept = _plan_name(entry.plan)
+    async def dead(self, before: float) -> list[str]:
+        """Names of entries, written before that time of the store, that nobody looks for."""
+        newest = await self.newest()
         return [
             found.name
-            async for found in self._store.list(_PLANS)
-            if found.name != kept and found.modified is not None and found.modified < before
+            async for found in self._store.list(_PREFIX)
+            if (number := _entry_number(found.name)) is not None
+            and number < newest
+            and not is_milestone(number, newest)
+            and found.modified is not None
+            and found.modified < before
         ]
 
     async def _created(self, name: str, data: bytes) -> bool:
@@ -143,28 +121,24 @@ def _entry_name(number: int) -> str:
 
 
 def _entry_number(name: str) -> int | None:
-    digits = name.removeprefix(_PREFIX)
-    return int(digits) if _NUMBER.fullmatch(digits) else None
+    return parse_number(name.removeprefix(_PREFIX))
 
 
 def _condemned_name(number: int) -> str:
     return f"{_CONDEMNED}{number:020d}"
 
 
-def _plan_name(plan_digest: bytes) -> str:
-    return f"{_PLANS}{plan_digest.hex()}"
-
-
-def _decode(kind: type[M], raw: bytes) -> M:
-    name = kind.DESCRIPTOR.name
+def _decode(raw: bytes) -> cache_pb2.Condemned:
     try:
-        message = kind.FromString(raw)
+        condemned = cache_pb2.Condemned.FromString(raw)
     except DecodeError as error:
-        raise CorruptObject(f"collection: no {name}: {error}") from error
-    if message.format_version != FORMAT_VERSION:
+        raise CorruptObject(f"collection: no list of condemned objects: {error}") from error
+    if condemned.format_version != FORMAT_VERSION:
         raise UnsupportedFormat(
-            f"collection: unknown format version of a {name}",
+            "collection: unknown format version of a list of condemned objects",
             expected=str(FORMAT_VERSION),
-            found=str(message.format_version),
+            found=str(condemned.format_version),
         )
-    return message
+    if len(condemned.packs) % DIGEST_SIZE or len(condemned.roots) % DIGEST_SIZE:
+        raise CorruptObject("collection: a column of digests ends within one")
+    return condemned

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from buildsvc.cache.generations import Generation, GenerationLog
+from buildsvc.cache.keys import LAST_NUMBER, parse_number
 from buildsvc.cache.numbers import newest_number
 from buildsvc.errors import CacheError, HeadConflict, ObjectExists
 
@@ -60,11 +61,9 @@ async def fence_unknown(store: Store, listed: Listed) -> None:
         return f"{listed.prefix}{number:020d}"
 
     def number_of(text: str) -> int | None:
-        digits = text.removeprefix(listed.prefix)
-        return int(digits) if digits.isdecimal() else None
+        return parse_number(text.removeprefix(listed.prefix))
 
-    while True:
-        number = await newest_number(store, listed.prefix, name, number_of)
+    while (number := await newest_number(store, listed.prefix, name, number_of)) < LAST_NUMBER:
         try:
             await store.create(name(number + 1), b"")
         except ObjectExists:

@@ -1,9 +1,10 @@
 """The log of generations of a cache key.
 
-Heads are numbered from 1 without gaps, created once, never overwritten and never deleted: a
-collector deletes what old ones name, they themselves are small. Whoever creates head n+1 has
-published. A store's LIST may be behind or refused, so it is only where the search begins.
-A collection puts heads of its own between (``buildsvc.cache.collect``), which repeat what is kept.
+Heads are numbered from 1 without gaps, created once and never overwritten. A collector deletes what
+old ones name, and later the old ones too, except for those by which the newest one is found
+(``buildsvc.cache.numbers``). Whoever creates head n+1 has published. A store's LIST may be behind
+or refused, so it is only where the search begins. A collection puts heads of its own between
+(``buildsvc.cache.collect``), which repeat what is kept.
 
 With a signing key heads are signed, with verify keys only signed ones are read
 (``buildsvc.cache.signing``). A chain of parents shows a head that was put in another's place: it

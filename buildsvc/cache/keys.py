@@ -119,10 +119,13 @@ class CacheKey:
     def head_number(self, name: str) -> int | None:
         """The number of a head of this key from its name; None for any other name."""
         digits = name.removeprefix(self.heads_prefix)
-        if digits == name or not _NUMBER.fullmatch(digits):
-            return None
-        number = int(digits)
-        return number if 0 < number <= LAST_NUMBER else None
+        return None if digits == name else parse_number(digits)
+
+
+def parse_number(digits: str) -> int | None:
+    """The number of an object of a log, from the 20 digits that its name ends in."""
+    number = int(digits) if _NUMBER.fullmatch(digits) else 0
+    return number if 0 < number <= LAST_NUMBER else None
 
 
 def _is_name(name: str) -> bool:

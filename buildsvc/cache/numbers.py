@@ -1,4 +1,12 @@
-"""Logs of objects that are numbered from 1 without gaps: which number is the newest."""
+"""Logs of objects that are numbered from 1: which number is the newest.
+
+Nothing is left out when a log grows. Of what nobody needs any more all but the *milestones* may be
+deleted, a day after it was written: those by which the newest one is found where LIST fails. The
+search puts the number together from its highest bit down, so what it looks for and finds are the
+powers of two, and the newest number with some of its lowest bits cleared. Later searches look for
+nothing else below that number: one that is larger has the same bits above the highest in which
+the two differ.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +16,17 @@ from buildsvc.cache.keys import LAST_NUMBER
 from buildsvc.errors import ObjectNotFound, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from buildsvc.store.contract import Store
 
-_LIST_LIMIT = 2000  # names to read of a LIST; from the last of them the search goes on by doubling
+_LIST_LIMIT = 2000  # names to read of a LIST; a longer one is no help
+
+
+def is_milestone(number: int, newest: int) -> bool:
+    """Whether a search may need the number, ``newest`` being there."""
+    lowest_bit = number & -number
+    return number in (lowest_bit, newest - newest % lowest_bit)
 
 
 async def newest_number(
@@ -39,6 +53,9 @@ async def newest_number(
         return True
 
     low = await _listed(store, prefix, number_of, below)
+    if not low:
+        return await _by_milestones(exists)
+    # What is younger than the LIST is there without gaps.
     step = 1
     while await exists(low + step):
         low += step
@@ -53,18 +70,30 @@ async def newest_number(
     return low
 
 
+async def _by_milestones(exists: Callable[[int], Awaitable[bool]]) -> int:
+    number, bit = 0, 1
+    while await exists(bit):
+        number, bit = bit, bit * 2
+    bit = number // 2
+    while bit:
+        if await exists(number + bit):
+            number += bit
+        bit //= 2
+    return number
+
+
 async def _listed(
     store: Store, prefix: str, number_of: Callable[[str], int | None], below: int
 ) -> int:
-    """The newest number below that LIST shows, 0 when it shows none or fails."""
+    """The newest number below that LIST shows; 0 when it shows none, fails or is too long."""
     newest = seen = 0
     try:
         async for found in store.list(prefix):
             number = number_of(found.name) or 0
             newest = max(newest, number if number < below else 0)
             seen += 1
-            if seen >= _LIST_LIMIT:
-                break
+            if seen > _LIST_LIMIT:
+                return 0
     except StoreError:
-        return newest
+        return 0
     return newest

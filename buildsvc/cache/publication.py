@@ -10,6 +10,7 @@ first, under another name. The proof is in ``buildsvc.cache.collect``.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 CONFLICTS = 5
 """Publishers of one key that may win before one gives up."""
+
+_LONG = 12 * 3600.0  # seconds; a collection deletes no head before twice that
 
 
 class PacksCollected(CacheError):
@@ -59,6 +62,7 @@ async def publish(
     build: Callable[[int], cache_pb2.Root],
     *,
     origin: GenerationLog | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Generation:
     """Creates the key's next head, as the newest one's child.
 
@@ -74,15 +78,20 @@ async def publish(
     """
     root: cache_pb2.Root | None = None
     for attempt in range(CONFLICTS):
+        began = clock()
         place = await _next_place(log)
         if root is None or root.collection != place.collection:
             root = await asyncio.to_thread(build, place.collection)
         await _check(log, catalog, root, place, origin)
         try:
-            return await log.publish(root, parent=place.parent, number=place.number)
+            published = await log.publish(root, parent=place.parent, number=place.number)
+            if clock() - began > _LONG:
+                await _expect_newest(log, place.number)
         except HeadConflict:
             if attempt == CONFLICTS - 1:
                 raise
+        else:
+            return published
     raise AssertionError("unreachable")
 
 
@@ -102,6 +111,11 @@ async def _next_place(log: GenerationLog) -> _Place:
     if parent is not None:
         return _Place(number + 1, parent, parent.head.collection)
     return _Place(number + 1, None, await log.collections.newest())
+
+
+async def _expect_newest(log: GenerationLog, number: int) -> None:
+    if await log.newest_number() != number:
+        raise HeadConflict(f"generation {number} may have been there, and been deleted since")
 
 
 async def _check(

@@ -29,6 +29,9 @@ class Policy:
     max_size: int | None = None
     """Of the packs that the generations of a tenant name."""
     min_age: float = DAY
+    heads_stay: float = DAY
+    """How long heads, and entries of the log of collections, stay at least: far longer than LIST
+    is behind, and than anybody is about to create one."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,48 @@ class KeyState:
     tenant: str
     newest: int
     """Number of the newest head, 0 when there is none."""
+    unread: Sequence[range] = ()
+    """Numbers of heads to which no reader comes, by what newer heads say."""
     generations: Sequence[Kept] = field(default=())
     """Ascending."""
+
+    @property
+    def fenced(self) -> int:
+        """Up to which number there was a head for each."""
+        return max((numbers.stop for numbers in self.unread), default=1)
+
+
+@dataclass(frozen=True)
+class KeyPlan:
+    """What a collection keeps of a key."""
+
+    id: str
+    key: str
+    """The key's text."""
+    oldest_kept: int
+    """The oldest head that is kept; one more than the newest known when nothing is."""
+    fenced: int
+    """Up to which number there was a head for each."""
+    kept: int
+    """Generations that stay."""
+    dropped: int
+    """Generations that go."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a collection is to keep and to delete."""
+
+    keys: Sequence[KeyPlan]
+    packs: bytes
+    """Digests, concatenated, of what lies in the store, is old enough, and is named by no
+    generation that is to be kept."""
+    roots: bytes
+    """The same of roots."""
+    size: int
+    """Bytes of all these objects."""
+    heads: Sequence[str]
+    """Names of heads that nobody reads since earlier collections, nor looks for."""
 
 
 def oldest_kept(keys: Iterable[KeyState], policy: Policy, now: float) -> dict[str, int]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from google.protobuf.message import DecodeError
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
-from buildsvc.cache.chunks import DIGEST_SIZE
 from buildsvc.cache.generations import Generation, GenerationLog
-from buildsvc.cache.keys import CacheKey
+from buildsvc.cache.keys import CacheKey, parse_number
+from buildsvc.cache.numbers import is_milestone
 from buildsvc.cache.retention import Kept, KeyState
 from buildsvc.cache.roots import root_name
 from buildsvc.errors import (
@@ -45,9 +46,26 @@ class Listed:
     heads: dict[int, float | None] = field(default_factory=dict)
     """When each head was created, by the store's clock."""
 
-    def gaps(self) -> list[int]:
-        """Heads that LIST shows without the one before them: somebody else put them there."""
-        return [number for number in self.heads if number > 1 and number - 1 not in self.heads]
+    def gaps(self, fenced: int) -> list[int]:
+        """Heads after the newest fence that LIST shows without the one before them: somebody else
+        put them there.
+        """
+        return [n for n in self.heads if n > fenced and n - 1 not in self.heads]
+
+    def dead(self, unread: Iterable[range], before: float) -> list[str]:
+        """Names of heads with these numbers, written before that time of the store, that no
+        search for the newest one looks for.
+        """
+        newest = max(self.heads, default=0)
+        return [
+            f"{self.prefix}{number:020d}"
+            for numbers in unread
+            for number, modified in self.heads.items()
+            if number in numbers
+            and not is_milestone(number, newest)
+            and modified is not None
+            and modified < before
+        ]
 
     @property
     def prefix(self) -> str:
@@ -61,10 +79,10 @@ async def listed_keys(store: Store) -> list[Listed]:
     async for found in store.list(_KEYS):
         if match := _OF_KEY.fullmatch(found.name):
             key = keys.setdefault(match[1], Listed(match[1]))
-            if match[3]:
-                key.heads[int(match[3])] = found.modified
-            else:
+            if not match[3]:
                 key.announced = True
+            elif (number := parse_number(match[3])) is not None:
+                key.heads[number] = found.modified
     return list(keys.values())
 
 
@@ -98,19 +116,31 @@ class Reader:
     async def state(self, log: GenerationLog, listed: Listed) -> KeyState:
         """What there is of a key. Raises StoreError, UnsupportedFormat, UntrustedHead."""
         generations: dict[int, Kept] = {}
+        unread: list[range] = []
+        oldest_kept = 1
         async for generation, packs in self.usable(log):
-            number = generation.origin
+            head, number = generation.head, generation.origin
+            if head.repeats:
+                oldest_kept = max(oldest_kept, head.oldest_kept)
+                unread.append(range(head.repeats + 1, head.number))
             modified = listed.heads.get(number)
             if modified is None:
                 modified = (await self._store.stat(log.key.head_name(number))).modified
             if modified is None:
                 raise no_times()
             generations.setdefault(number, Kept(number, modified, generation.head.root, packs))
+        newest = await log.newest_number()
+        # A fence that repeats nothing is none of the above.
+        below = min(generations, default=newest + 1) - 1
+        if below >= oldest_kept:
+            with suppress(CacheError, ObjectNotFound):
+                oldest_kept = max(oldest_kept, (await log.read(below)).head.oldest_kept)
         return KeyState(
             id=log.key.id,
             text=log.key.text,
             tenant=log.key.tenant,
-            newest=await log.newest_number(),
+            newest=newest,
+            unread=(range(1, oldest_kept), *unread),
             generations=[generations[number] for number in sorted(generations)],
         )
 
@@ -227,10 +257,3 @@ def no_times() -> StoreRefused:
         expected="a time of modification for each object",
         advice="collect with another address of the same store, such as its directory",
     )
-
-
-def split(column: bytes) -> set[bytes]:
-    """The digests of a plan's column. Raises CorruptObject."""
-    if len(column) % DIGEST_SIZE:
-        raise CorruptObject("collection: a column of digests ends within one")
-    return {column[at : at + DIGEST_SIZE] for at in range(0, len(column), DIGEST_SIZE)}

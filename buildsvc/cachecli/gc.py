@@ -13,7 +13,7 @@ from buildsvc.errors import UsageError
 
 if TYPE_CHECKING:
     from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
-    from buildsvc.cache.retention import Policy
+    from buildsvc.cache.retention import Plan, Policy
     from buildsvc.cache.survey import Logs
     from buildsvc.cachecli.command import Commands
     from buildsvc.store.contract import Store
@@ -86,7 +86,7 @@ async def _collect(arguments: argparse.Namespace, store: Store, logs: Logs, poli
     if not arguments.dry_run:
         if plan.packs or plan.roots:
             deleted = await collector.collect(plan)
-        await collector.tidy()
+        await collector.tidy(plan)
     progress.end()
     if arguments.json:
         document = {
@@ -101,7 +101,7 @@ async def _collect(arguments: argparse.Namespace, store: Store, logs: Logs, poli
                 }
                 for key in plan.keys
             ],
-            "planned": {**_counts(plan), "bytes": plan.bytes},
+            "planned": {**_counts(plan), "bytes": plan.size, "heads": len(plan.heads)},
             "resumed": [_counts(one) for one in resumed],
             "deleted": _counts(deleted) if deleted is not None else None,
         }
@@ -111,7 +111,7 @@ async def _collect(arguments: argparse.Namespace, store: Store, logs: Logs, poli
         print_line(f"{key.key}: {key.kept} generations stay, {key.dropped} go")
     for one in resumed:
         print_line(f"finished an earlier collection: {_said(one)} deleted")
-    print_line(f"{_said(plan)} of {shown_bytes(plan.bytes)} are garbage")
+    print_line(f"{_said(plan)} of {shown_bytes(plan.size)} are garbage")
     if deleted is not None:
         print_line(f"{_said(deleted)} deleted")
     elif not arguments.dry_run and (plan.packs or plan.roots):
@@ -119,10 +119,10 @@ async def _collect(arguments: argparse.Namespace, store: Store, logs: Logs, poli
     return 0
 
 
-def _counts(objects: cache_pb2.Plan | cache_pb2.Condemned) -> dict[str, int]:
+def _counts(objects: Plan | cache_pb2.Condemned) -> dict[str, int]:
     return {"packs": len(objects.packs) // 32, "roots": len(objects.roots) // 32}
 
 
-def _said(objects: cache_pb2.Plan | cache_pb2.Condemned) -> str:
+def _said(objects: Plan | cache_pb2.Condemned) -> str:
     counts = _counts(objects)
     return f"{counts['packs']} packs and {counts['roots']} roots"

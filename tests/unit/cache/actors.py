@@ -389,4 +389,4 @@ async def collect(hand: Hand, policy: Policy, *, settle: float) -> None:
         plan = await collector.plan()
         if plan.packs or plan.roots:
             await collector.collect(plan)
-        await collector.tidy()
+        await collector.tidy(plan)

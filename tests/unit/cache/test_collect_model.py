@@ -12,12 +12,14 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.keys import CacheKey
+from buildsvc.cache.numbers import is_milestone
 from buildsvc.cache.packs import pack_name
 from buildsvc.cache.retention import Policy
 from buildsvc.cache.roots import decode_root, root_name
@@ -42,9 +44,9 @@ STEPS = int(os.environ.get("BUILDSVC_MODEL_STEPS") or 1500)
 ACTORS = 8
 MIN_AGE = 20.0
 TERM = 40
-POLICY = Policy(keep_last=1, min_age=MIN_AGE)
+POLICY = Policy(keep_last=1, min_age=MIN_AGE, heads_stay=2 * LAG)
 #: Nothing but the protocol itself keeps what is in use.
-HASTY = Policy(keep_last=2, max_age=3 * MIN_AGE, min_age=0.0)
+HASTY = Policy(keep_last=2, max_age=3 * MIN_AGE, min_age=0.0, heads_stay=2 * LAG)
 #: No operation is called so.
 THE_END = "the end"
 OF_WRITERS = [
@@ -270,6 +272,12 @@ class CollectionModel(RuleBasedStateMachine):
                 assert not lost, f"a lease did not keep {lost}"
 
     def teardown(self) -> None:
+        try:
+            self.end()
+        finally:
+            self.runner.close()
+
+    def end(self) -> None:
         # Whoever stalled goes on after a collection that nobody disturbs.
         self.bucket.now += MIN_AGE
         stalled, self.actors = self.actors, []
@@ -282,17 +290,31 @@ class CollectionModel(RuleBasedStateMachine):
             with suppress(StoreError):
                 late()
         self.check()
-        # After all pods and leases have ended.
-        for _ in range(2):
+        # After all pods and leases have ended. The last one deletes the heads that others left.
+        for _ in range(3):
             self.bucket.now += 2 * 24 * 3600
             self.add("collector", lambda hand: collect(hand, POLICY, settle=LAG), THE_END)
             self.check()
         left = {n for n in self.bucket.objects if n.startswith(("packs/", "roots/"))}
         assert left == self.named(), "garbage is left, or something is gone"
-        rest = {n for n in self.bucket.objects if n.startswith(("leases/", "collections/"))}
-        assert not {n for n in rest if n.startswith(("leases/", "collections/condemned"))}
-        self.runner.close()
+        assert not {
+            n for n in self.bucket.objects if n.startswith(("leases/", "collections/condemned"))
+        }
+        for key in KEYS:
+            self.check_dead(key)
 
+    def check_dead(self, key: CacheKey) -> None:
+        """Of heads that nobody reads only those are left that a search may look for."""
+        heads = self.all_heads(key)
+        oldest = max((head.oldest_kept for head in heads), default=0)
+        fence = next((head for head in reversed(heads) if head.repeats), cache_pb2.Head())
+        between = range(fence.repeats + 1, fence.number)
+        dead = [h.number for h in heads if h.number < oldest or h.number in between]
+        left = {number for number in dead if is_milestone(number, heads[-1].number)}
+        assert set(dead) == left, f"heads are left of {key.text}: {dead}"
+
+
+pytestmark = pytest.mark.timeout(120 + STEPS)
 
 TestCollectionModel = CollectionModel.TestCase
 TestCollectionModel.settings = settings(

@@ -7,8 +7,16 @@ import pytest
 from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.cache.publication import CONFLICTS, PacksCollected, publish
 from buildsvc.errors import HeadConflict
-from tests.unit.cache.actors import KEYS, Bucket, Hand
-from tests.unit.cache.collecting import collected, generations, names, play, stalled, writer
+from tests.unit.cache.actors import KEYS, LAG, Bucket, Hand, collect, item
+from tests.unit.cache.collecting import (
+    LAST,
+    collected,
+    generations,
+    names,
+    play,
+    stalled,
+    writer,
+)
 
 KEY, OTHER = KEYS[0], KEYS[2]
 
@@ -45,6 +53,21 @@ async def test_the_first_generation_of_a_key(moment: str) -> None:
     slow = await stalled(bucket, writer(OTHER, {2}, fallback=KEY).work, moment)
     await play(bucket, writer(KEY, {3}, {1}).work)
     await collected(bucket)
+    await slow.finish()
+    assert [(one.items, one.missing) for one in await generations(bucket, OTHER)] == [
+        ({1, 2}, set())
+    ]
+
+
+async def test_a_key_that_lists_do_not_show_yet() -> None:
+    """The collection waits until it has to be listed, for it is not asked for by name."""
+    bucket = Bucket()
+    await play(bucket, writer(KEY, {1}).work)
+    bucket.lag = LAG
+    bucket.now += LAG
+    slow = await stalled(bucket, writer(OTHER, {2}, fallback=KEY).work, "create keys")
+    await play(bucket, writer(KEY, {3}, {1}).work)
+    await play(bucket, lambda hand: collect(hand, LAST, settle=LAG))
     await slow.finish()
     assert [(one.items, one.missing) for one in await generations(bucket, OTHER)] == [
         ({1, 2}, set())
@@ -106,6 +129,29 @@ async def test_after_a_head_that_cannot_be_read_the_log_of_collections_counts() 
 async def test_a_root_has_another_name_after_a_collection() -> None:
     one = writer(KEY, ())
     assert one.build(1).SerializeToString() != one.build(2).SerializeToString()
+
+
+async def test_who_was_asleep_for_a_day_looks_whether_its_head_is_the_newest() -> None:
+    """A collection may have deleted the head that was there before."""
+    bucket = Bucket()
+    for number in range(6):
+        await play(bucket, writer(KEY, {number}, range(number)).work)
+    late = writer(KEY, {7}, range(6))
+    hours = iter([0.0, 25.0, 50.0, 50.0])
+
+    async def work(hand: Hand) -> None:
+        await late.upload(hand)
+        log = GenerationLog(hand, KEY)
+        await publish(log, late.catalog, late.build, clock=lambda: next(hours) * 3600)
+
+    late.items = {item(7)}
+    slow = await stalled(bucket, work, "create keys")
+    await play(bucket, writer(KEY, {8}).work)
+    await play(bucket, writer(KEY, {9}, {8}).work)
+    bucket.delete(KEY.head_name(7))
+    await slow.finish()
+    newest = (await generations(bucket, KEY))[0]
+    assert (newest.head.number, newest.items) == (9, {7})
 
 
 async def test_others_win_each_time() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -96,8 +95,7 @@ async def test_a_pack_is_stored_known_and_released(tmp_path: Path) -> None:
 
 
 async def begin_collection(store: Store) -> int:
-    plan = cache_pb2.Plan(format_version=1, nonce=os.urandom(16))
-    return await CollectionLog(store).begin(plan, 0)
+    return await CollectionLog(store).begin(0)
 
 
 async def test_packs_know_of_the_collections_that_began_before_their_upload(
