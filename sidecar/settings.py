@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from buildsvc.errors import EnvironmentUnfit
+from buildsvc.keyplaces import KeyPlace, parse_key_place
 from buildsvc.store.address import shown_address
 from sidecar.endpoint import DEFAULT_LISTEN, Address, parse_address
 from sidecar.keynames import key_names, parse_key_name
@@ -37,7 +38,6 @@ from sidecar.values import (
     parse_switch,
     parse_verify_key,
     several,
-    split_verify_key,
 )
 
 
@@ -348,9 +348,9 @@ class Settings:
         return replace(self, cache_key=own, fallback_key=tuple(fallbacks))
 
     @property
-    def verify_keys(self) -> list[tuple[str, str, Path]]:
+    def verify_keys(self) -> list[KeyPlace]:
         """Tenant, trust domain and path of each verify key."""
-        return [split_verify_key(text) for text in self.verify_key]
+        return [parse_key_place(text) for text in self.verify_key]
 
     def program(self, name: str) -> Path:
         """Return the path of ``buildkitd``, ``runc``, ``rootlesskit`` or another program.

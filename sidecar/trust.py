@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 
 from buildsvc.cache.generations import GenerationLog
 from buildsvc.cache.keys import CacheKey
-from buildsvc.cache.signing import SigningKey, VerifyKey, VerifyKeys
+from buildsvc.cache.signing import SigningKey, VerifyKeys
 from buildsvc.errors import ConfigError
 from buildsvc.store.contract import Store
 from sidecar.settings import Settings
@@ -38,17 +36,14 @@ def read_trust(settings: Settings) -> Trust:
         signing = SigningKey.read(settings.signing_key)
     if not settings.verify_key:
         return Trust(signing)
-    keys: dict[tuple[str, str], list[VerifyKey]] = defaultdict(list)
-    for tenant, domain, path in settings.verify_keys:
-        keys[tenant, domain] += _read(path)
-    verify = VerifyKeys(keys)
+    verify = VerifyKeys.read(settings.verify_keys)
     ids = verify.ids(settings.tenant, settings.trust_domain)
     domain = f"{settings.tenant}/{settings.trust_domain}"
     if not ids:
         raise ConfigError(
             f"no generation of {domain} could be read",
             expected=f"a verify key for {domain}",
-            found=f"keys for {', '.join('/'.join(scope) for scope in keys)}",
+            found=f"keys for {', '.join(verify.domains)}",
             advice=f"add --verify-key {domain}=FILE, or look at --tenant and --trust-domain",
         )
     if publishes and (signing is None or signing.id not in ids):
@@ -61,17 +56,3 @@ def read_trust(settings: Settings) -> Trust:
             "or say --publish never",
         )
     return Trust(signing, verify)
-
-
-def _read(path: Path) -> list[VerifyKey]:
-    """Return the key of a file, or those of a directory's ``*.pem`` files.
-
-    Raises:
-        ConfigError: there is none, or a file is none of a key.
-    """
-    if not path.is_dir():
-        return [VerifyKey.read(path)]
-    files = sorted(path.glob("*.pem"))
-    if not files:
-        raise ConfigError(f"{path} has no verify keys", expected="files called *.pem")
-    return [VerifyKey.read(file) for file in files]

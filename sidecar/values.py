@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from buildsvc.keyplaces import parse_key_place
 from buildsvc.store.address import shown_address
 from sidecar.endpoint import parse_address
 
@@ -160,18 +161,8 @@ def parse_name(value: object) -> str:
 
 def parse_verify_key(value: object) -> str:
     """Return TENANT/DOMAIN=PATH, the path made absolute."""
-    scope, _, path = parse_text(value).partition("=")
-    tenant, _, domain = scope.partition("/")
-    if not tenant or not domain or not path or "/" in domain:
-        raise ValueError(f"expected TENANT/DOMAIN=PATH, found {value!r}")
-    return f"{tenant}/{domain}={parse_path(path)}"
-
-
-def split_verify_key(text: str) -> tuple[str, str, Path]:
-    """Return what :func:`parse_verify_key` found: tenant, trust domain and path."""
-    scope, _, path = text.partition("=")
-    tenant, _, domain = scope.partition("/")
-    return tenant, domain, Path(path)
+    place = parse_key_place(parse_text(value))
+    return f"{place.tenant}/{place.trust_domain}={parse_path(str(place.path))}"
 
 
 def parse_network(value: object) -> str:

@@ -17,6 +17,7 @@ write. The cryptographic library is imported when the first key is read, and not
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
         Ed25519PrivateKey,
         Ed25519PublicKey,
     )
+
+    from buildsvc.keyplaces import KeyPlace
 
 CONTEXT = b"buildsvc.cache.v1.Head\0"
 """What every signed text begins with."""
@@ -132,6 +135,22 @@ class VerifyKeys:
     def __init__(self, keys: Mapping[tuple[str, str], Iterable[VerifyKey]]) -> None:
         self._keys = {scope: {key.id: key for key in these} for scope, these in keys.items()}
 
+    @classmethod
+    def read(cls, places: Iterable[KeyPlace]) -> Self:
+        """The keys in files, and in directories' ``*.pem`` files.
+
+        Raises ConfigError: there is none, or a file is none of a key.
+        """
+        keys: dict[tuple[str, str], list[VerifyKey]] = defaultdict(list)
+        for place in places:
+            keys[place.tenant, place.trust_domain] += _verify_keys(place.path)
+        return cls(keys)
+
+    @property
+    def domains(self) -> list[str]:
+        """``TENANT/DOMAIN`` of each domain that has keys."""
+        return ["/".join(scope) for scope in self._keys]
+
     def ids(self, tenant: str, trust_domain: str) -> list[str]:
         """The names of the keys that may sign there."""
         return sorted(self._keys.get((tenant, trust_domain), {}))
@@ -159,6 +178,15 @@ class VerifyKeys:
         body = raw.removesuffix(_FIELD + head.signature)
         if not signer.verifies(body, head.signature):
             raise UntrustedHead(f"head {number}: these bytes were not signed by key {signer.id}")
+
+
+def _verify_keys(path: Path) -> list[VerifyKey]:
+    if not path.is_dir():
+        return [VerifyKey.read(path)]
+    files = sorted(path.glob("*.pem"))
+    if not files:
+        raise ConfigError(f"{path} has no verify keys", expected="files called *.pem")
+    return [VerifyKey.read(file) for file in files]
 
 
 def is_private(path: Path) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from buildsvc.commandline import Parser
-from buildsvc.errors import ConfigError, UsageError
+from buildsvc.errors import ConfigError
+from buildsvc.keyplaces import KeyPlace, parse_key_place
 
 if TYPE_CHECKING:
     from buildsvc.cache.generations import GenerationLog
@@ -43,7 +43,7 @@ def add_command(
     command.add_argument("url", metavar="URL", help="the store, as for sidecar run --store")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.add_argument(
-        "--verify-key", action="append", default=[], metavar="TENANT/DOMAIN=PATH",
+        "--verify-key", action="append", type=_key_place, metavar="TENANT/DOMAIN=PATH",
         help="public key, or directory of them (*.pem), of a trust domain; may be repeated",
     )  # fmt: skip
     return command
@@ -70,6 +70,13 @@ def run_command(
     return asyncio.run(run())
 
 
+def _key_place(text: str) -> KeyPlace:
+    try:
+        return parse_key_place(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 @asynccontextmanager
 async def _opened(url: str) -> AsyncIterator[Store]:
     from buildsvc.store.open import open_store
@@ -85,22 +92,13 @@ async def _opened(url: str) -> AsyncIterator[Store]:
 def _logs(arguments: argparse.Namespace) -> Callable[[Store, CacheKey], GenerationLog]:
     """How logs are read and continued, by the keys that the arguments name. Blocks."""
     from buildsvc.cache.generations import GenerationLog
-    from buildsvc.cache.signing import SigningKey, VerifyKey, VerifyKeys
+    from buildsvc.cache.signing import SigningKey, VerifyKeys
 
     path: Path | None = getattr(arguments, "signing_key", None)
     signing = SigningKey.read(path) if path is not None else None
     if not arguments.verify_key:
         return lambda store, key: GenerationLog(store, key, signing=signing)
-    keys: dict[tuple[str, str], list[VerifyKey]] = defaultdict(list)
-    for text in arguments.verify_key:
-        scope, _, where = text.partition("=")
-        tenant, _, domain = scope.partition("/")
-        if not tenant or not domain or not where:
-            raise UsageError("--verify-key", expected="TENANT/DOMAIN=PATH", found=repr(text))
-        place = Path(where)
-        files = sorted(place.glob("*.pem")) if place.is_dir() else [place]
-        keys[tenant, domain] += [VerifyKey.read(file) for file in files]
-    verify = VerifyKeys(keys)
+    verify = VerifyKeys.read(arguments.verify_key)
 
     def log(store: Store, key: CacheKey) -> GenerationLog:
         if signing is not None and signing.id not in verify.ids(key.tenant, key.trust_domain):

@@ -150,6 +150,9 @@ def test_signed_generations(cache: Cache, tmp_path: Path) -> None:
         (["cache", "gc", "/s", "--max-size", "much"], 64),
         (["cache", "gc", "/s", "--max-size", "7"], 64),
         (["cache", "gc", "/s", "--dry-run", "--verify-key", "acme=/k"], 64),
+        (["cache", "ls", "/s", "--verify-key", "acme/d/e=/k"], 64),
+        # A directory without keys.
+        (["cache", "ls", "/s", "--verify-key", "acme/d=/proc/self/fdinfo"], 78),
         (["cache", "gc", "ftp://host"], 78),
         (["cache", "ls", "/s", "--verify-key", "acme/d=/missing.pem"], 78),
     ],
