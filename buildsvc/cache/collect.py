@@ -72,12 +72,19 @@ from buildsvc.cache.collectionlog import FORMAT_VERSION, CollectionLog
 from buildsvc.cache.fences import fence, fence_unknown
 from buildsvc.cache.generations import GenerationLog
 from buildsvc.cache.keys import LAST_NUMBER
-from buildsvc.cache.leases import leased_roots
+from buildsvc.cache.leases import ended_leases, leased_roots
 from buildsvc.cache.packs import pack_name
 from buildsvc.cache.retention import KeyPlan, KeyState, Plan, Policy, oldest_kept
-from buildsvc.cache.roots import decode_root, root_name
+from buildsvc.cache.roots import MAX_STORED, decode_root, root_name
 from buildsvc.cache.survey import Logs, Reader, listed_digests, listed_keys, no_times
-from buildsvc.errors import CorruptObject, ObjectNotFound, StoreError, UnsupportedFormat
+from buildsvc.errors import (
+    CacheError,
+    CorruptObject,
+    ObjectNotFound,
+    StoreError,
+    UnreadableObject,
+    UnsupportedFormat,
+)
 from buildsvc.failures import cause
 
 if TYPE_CHECKING:
@@ -168,8 +175,8 @@ class Collector:
             except UnsupportedFormat:
                 # A later version's collector knows what to do with it.
                 continue
-            except CorruptObject:
-                # All of it is found again.
+            except (CorruptObject, UnreadableObject):
+                # All that a collector wrote there is found again.
                 await self._collections.done(number)
                 continue
             if condemned is not None:
@@ -179,7 +186,7 @@ class Collector:
     async def tidy(self, plan: Plan) -> None:
         """Deletes heads and entries that nobody reads any more, and leases that have ended."""
         now = await self._now()
-        _, ended = await leased_roots(self._store, now)
+        ended = await ended_leases(self._store, now)
         entries = await self._collections.dead(now - self._policy.heads_stay)
         await self._delete_all("tidying", [*plan.heads, *ended, *entries])
 
@@ -276,12 +283,13 @@ class Collector:
 
     async def _leased(self, now: float) -> tuple[set[bytes], set[bytes]]:
         """Packs and roots under leases."""
-        leased, _ = await leased_roots(self._store, now)
+        leased = await leased_roots(self._store, now)
         packs: set[bytes] = set()
         for digest in leased:
             try:
-                root = decode_root(await self._store.get(root_name(digest)), digest)
-            except (ObjectNotFound, CorruptObject):
+                stored = await self._store.get(root_name(digest), limit=MAX_STORED)
+                root = decode_root(stored, digest)
+            except (ObjectNotFound, UnreadableObject, CacheError):
                 continue
             packs.update(pack.digest for pack in root.packs)
         return packs, leased

@@ -21,16 +21,17 @@ from buildsvc.errors import ObjectNotFound, StoreUnavailable, UnreadableObject
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from buildsvc.store.contract import Store
+    from buildsvc.store.contract import ObjectStat, Store
 
 FORMAT_VERSION = 1
 TERM = 3600
 """Seconds for which a lease holds after it was put."""
-MAX_TERM = 24 * 3600
-"""Seconds beyond which no term counts: nobody keeps something for good with one request."""
+MAX_TERM = 2 * TERM
+"""Seconds beyond which no term counts: nobody keeps something for good with one request, and a
+collector reads only the leases of so many seconds."""
 
-_MAX_LEASE = 4096
 _PREFIX = "leases/"
+_MAX_SIZE = 1024
 
 
 class Lease:
@@ -61,23 +62,26 @@ class Lease:
             await sleep(self._term / 4)
 
 
-async def leased_roots(store: Store, now: float) -> tuple[set[bytes], list[str]]:
-    """Digests of roots under a lease at a time of the store, and the names of ended leases.
-
-    Raises StoreError.
-    """
+async def leased_roots(store: Store, now: float) -> set[bytes]:
+    """Digests of roots under a lease at a time of the store. Raises StoreError."""
     roots: set[bytes] = set()
-    ended: list[str] = []
     async for found in store.list(_PREFIX):
-        age = now - (found.modified if found.modified is not None else now)
+        age = _age(found, now)
         if age > MAX_TERM:
-            ended.append(found.name)
             continue
         try:
-            lease = cache_pb2.Lease.FromString(await store.get(found.name, limit=_MAX_LEASE))
+            lease = cache_pb2.Lease.FromString(await store.get(found.name, limit=_MAX_SIZE))
         except (DecodeError, ObjectNotFound, UnreadableObject):
-            # Every pod may write here: none of it may end the collections of a store.
             continue
         if len(lease.root) == DIGEST_SIZE and age <= lease.term_seconds:
             roots.add(lease.root)
-    return roots, ended
+    return roots
+
+
+async def ended_leases(store: Store, now: float) -> list[str]:
+    """Names of what is no lease any more at a time of the store. Raises StoreError."""
+    return [found.name async for found in store.list(_PREFIX) if _age(found, now) > MAX_TERM]
+
+
+def _age(found: ObjectStat, now: float) -> float:
+    return now - found.modified if found.modified is not None else 0.0

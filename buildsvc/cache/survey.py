@@ -11,7 +11,7 @@ from typing import TypeAlias
 from google.protobuf.message import DecodeError
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
-from buildsvc.cache.generations import Generation, GenerationLog
+from buildsvc.cache.generations import MAX_HEAD, Generation, GenerationLog
 from buildsvc.cache.keys import CacheKey, parse_number
 from buildsvc.cache.numbers import is_milestone
 from buildsvc.cache.retention import Kept, KeyState
@@ -23,6 +23,7 @@ from buildsvc.errors import (
     ObjectNotFound,
     StoreRefused,
     StoreUnavailable,
+    UnreadableObject,
     UnsupportedFormat,
     UntrustedHead,
 )
@@ -169,14 +170,15 @@ class Reader:
         Raises StoreError.
         """
         if listed.announced:
-            raw = await self._store.get(f"{_KEYS}{listed.id}/key")
-            if (key := _key_of(raw[:_MAX_TEXT], listed.id)) is not None:
-                return key
+            with suppress(UnreadableObject):
+                raw = await self._store.get(f"{_KEYS}{listed.id}/key", limit=_MAX_TEXT)
+                if (key := _key_of(raw, listed.id)) is not None:
+                    return key
         names = [f"{listed.prefix}{number:020d}" for number in sorted(listed.heads, reverse=True)]
         for name in names:
             try:
-                head = cache_pb2.Head.FromString(await self._store.get(name))
-            except (DecodeError, ObjectNotFound):
+                head = cache_pb2.Head.FromString(await self._store.get(name, limit=MAX_HEAD))
+            except (DecodeError, ObjectNotFound, UnreadableObject):
                 continue
             if (key := _key_of(head.key.encode(), listed.id)) is not None:
                 return key
