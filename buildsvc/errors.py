@@ -138,6 +138,10 @@ class UntrustedHead(CacheError):
     """The generation's head is not signed by a key that may, or contradicts one that is."""
 
 
+class DisownedHead(UntrustedHead):
+    """A head that is signed, and is not the one that the head after it continues."""
+
+
 class HeadConflict(CacheError):
     """Somebody else published this generation number first (EX_TEMPFAIL)."""
 

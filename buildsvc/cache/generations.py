@@ -37,6 +37,7 @@ from buildsvc.cache.roots import MAX_STORED, decode_root, encode_root, root_name
 from buildsvc.errors import (
     CacheError,
     CorruptObject,
+    DisownedHead,
     HeadConflict,
     KeyMismatch,
     ObjectExists,
@@ -46,7 +47,6 @@ from buildsvc.errors import (
     StoreUnavailable,
     UnreadableObject,
     UnsupportedFormat,
-    UntrustedHead,
 )
 
 if TYPE_CHECKING:
@@ -292,7 +292,7 @@ class GenerationLog:
 def _check_parent(child: Generation, parent: Generation) -> None:
     # Empty: whoever published the child could not read what was there.
     if child.head.parent and child.head.parent != parent.digest:
-        raise UntrustedHead(
+        raise DisownedHead(
             f"head {parent.number}: not the one that head {child.number} continues",
             expected=child.head.parent.hex(),
             found=parent.digest.hex(),

@@ -19,7 +19,7 @@ from buildsvc.cache.roots import root_name
 from buildsvc.errors import (
     CacheError,
     ConfigError,
-    CorruptObject,
+    DisownedHead,
     ObjectNotFound,
     StoreRefused,
     StoreUnavailable,
@@ -192,14 +192,13 @@ class Reader:
         """Takes what was skipped from the list; one that is not trusted, if any."""
         untrusted: CacheError | None = None
         for number, problem in skipped:
-            match problem:
-                case UnsupportedFormat():
-                    raise problem
-                case UntrustedHead():
-                    untrusted = problem
-                case CorruptObject():
-                    await self._still(log.key.head_name(number))
-                    await self._still_unreadable(log, number)
+            if isinstance(problem, UnsupportedFormat):
+                raise problem
+            if isinstance(problem, UntrustedHead):
+                untrusted = problem
+            # One that another head disowns can be read itself.
+            if not isinstance(problem, DisownedHead):
+                await self._still_unreadable(log, number)
         skipped.clear()
         return untrusted
 
@@ -226,6 +225,8 @@ class Reader:
         return self._packs[digest]
 
     async def _still_unreadable(self, log: GenerationLog, number: int) -> None:
+        if not await self._still(log.key.head_name(number)):
+            return
         try:
             await log.read(number)
         except CacheError:

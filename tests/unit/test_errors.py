@@ -13,7 +13,7 @@ CODES = {
     "RootInUse": 75, "CannotCreate": 73, "StoreError": 74, "ObjectNotFound": 74,
     "ObjectExists": 74, "ShortObject": 74, "InvalidName": 74, "StoreUnavailable": 75,
     "StoreRefused": 77, "CacheError": 65, "CorruptObject": 65, "UnsupportedFormat": 65,
-    "KeyMismatch": 65, "UntrustedHead": 65, "HeadConflict": 75,
+    "KeyMismatch": 65, "UntrustedHead": 65, "DisownedHead": 65, "HeadConflict": 75,
 }  # fmt: skip
 
 

@@ -12,9 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.collect import Collector
 from buildsvc.cache.generations import GenerationLog
-from buildsvc.cache.keys import LAST_NUMBER
+from buildsvc.cache.keys import LAST_NUMBER, CacheKey
 from buildsvc.cache.leases import MAX_TERM, Lease
 from buildsvc.cache.retention import Plan, Policy
+from buildsvc.cache.roots import root_name
 from buildsvc.cache.signing import SigningKey, VerifyKeys
 from buildsvc.errors import (
     CorruptObject,
@@ -24,7 +25,7 @@ from buildsvc.errors import (
     UntrustedHead,
 )
 from buildsvc.store.contract import MAX_GET, ObjectStat
-from tests.unit.cache.actors import KEYS, Actor, Bucket, Hand, Way, Work, collect
+from tests.unit.cache.actors import KEYS, Actor, Bucket, Hand, Way, Work, collect, item
 from tests.unit.cache.collecting import LAST, collected, generations, names, play, stalled, writer
 
 KEY, OTHER = KEYS[0], KEYS[2]
@@ -456,23 +457,42 @@ class Flipping(Hand):
     """Its first answer for ``name`` is not what is there."""
 
     name = ""
+    at = 0
 
     async def get(self, name: str, *, limit: int = MAX_GET) -> bytes:
-        data = await super().get(name, limit=limit)
+        data = bytearray(await super().get(name, limit=limit))
         if name == self.name:
             self.name = ""
-            return bytes([data[0] ^ 1]) + data[1:]
-        return data
+            data[self.at] ^= 1
+        return bytes(data)
 
 
-@pytest.mark.parametrize("what", ["roots/", KEY.heads_prefix])
+@pytest.mark.parametrize("what", ["root", "head", "key", "signature"])
 async def test_a_bad_answer_is_no_reason_to_delete(what: str) -> None:
-    bucket = Bucket()
-    await play(bucket, writer(KEY, {1}).work)
+    bucket, own = Bucket(), key_pair()
+    verify = VerifyKeys({(KEY.tenant, KEY.trust_domain): [own.verify_key]})
+    signed = what == "signature"
+
+    def log(hand: Hand, key: CacheKey) -> GenerationLog:
+        return GenerationLog(hand, key, signing=own, verify=verify if signed else None)
+
+    async def publish(hand: Hand) -> None:
+        # The text of the key is told by another object too.
+        await log(hand, KEY).announce()
+        for number in (1, 2):
+            one = writer(KEY, {number})
+            one.items = {item(number)}
+            await one.upload(hand)
+            await log(hand, KEY).publish(one.build(0), parent=await log(hand, KEY).newest())
+
+    await play(bucket, publish)
     hand = Flipping(bucket)
-    hand.name = max(names(bucket, what))
-    # The text of the key is told by another object.
-    collector = Collector(hand, lambda key: GenerationLog(hand, key), LAST)
+    newest = KEY.head_name(2)
+    head = bucket.get(newest)
+    root = cache_pb2.Head.FromString(head).root
+    hand.name = root_name(root) if what == "root" else newest
+    hand.at = {"key": head.index(KEY.text.encode()), "signature": -1}.get(what, 0)
+    collector = Collector(hand, lambda key: log(hand, key), LAST)
 
     async def serve() -> None:
         while True:
