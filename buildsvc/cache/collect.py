@@ -64,7 +64,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.chunks import split_digests
@@ -76,16 +78,15 @@ from buildsvc.cache.leases import ended_leases, leased_roots
 from buildsvc.cache.packs import pack_name
 from buildsvc.cache.retention import KeyPlan, KeyState, Plan, Policy, oldest_kept
 from buildsvc.cache.roots import MAX_STORED, decode_root, root_name
-from buildsvc.cache.survey import Logs, Reader, listed_digests, listed_keys, no_times
+from buildsvc.cache.several import each
+from buildsvc.cache.survey import Listed, Logs, Reader, listed_digests, listed_keys, no_times
 from buildsvc.errors import (
     CacheError,
     CorruptObject,
     ObjectNotFound,
-    StoreError,
     UnreadableObject,
     UnsupportedFormat,
 )
-from buildsvc.failures import cause
 
 if TYPE_CHECKING:
     from buildsvc.store.contract import Store
@@ -94,7 +95,9 @@ SETTLE = 30.0
 """Seconds after which LIST is taken to show what was there before."""
 
 _CLOCK = "collections/clock"
-_DELETES = 16  # at a time
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def _silent(_: str, __: int, ___: int) -> None:
@@ -188,7 +191,7 @@ class Collector:
         now = await self._now()
         ended = await ended_leases(self._store, now)
         entries = await self._collections.dead(now - self._policy.heads_stay)
-        await self._delete_all("tidying", [*plan.heads, *ended, *entries])
+        await self._each("tidying", [*plan.heads, *ended, *entries], self._store.delete)
 
     async def _checked(self, condemned: cache_pb2.Condemned) -> cache_pb2.Condemned:
         """Without what is young or in use. Nothing of it should be; but pods may not delete, and
@@ -198,7 +201,7 @@ class Collector:
         old_packs = await self._old("packs/", now)
         old_roots = await self._old("roots/", now)
         reader = Reader(self._store)
-        keys = [await reader.find_key(listed) for listed in await listed_keys(self._store)]
+        keys = await self._each("reading keys", await listed_keys(self._store), reader.find_key)
         logs = [self._logs(key) for key in keys if key is not None]
         packs, roots = await self._kept(reader, logs)
         return cache_pb2.Condemned(
@@ -211,20 +214,20 @@ class Collector:
         await self._sleep(self._settle)
         planned = {key.id: key for key in plan.keys}
         reader = Reader(self._store)
-        logs = []
-        keys = await listed_keys(self._store)
-        for done, listed in enumerate(keys):
-            self._progress("fencing keys", done, len(keys))
+
+        async def fence_one(listed: Listed) -> GenerationLog | None:
             if (key := await reader.find_key(listed)) is None:
                 await fence_unknown(self._store, listed)
-                continue
+                return None
             log = self._logs(key)
             known = planned.get(listed.id)
             oldest, fenced = (known.oldest_kept, known.fenced) if known else (1, 1)
             for below in (LAST_NUMBER + 1, *listed.gaps(fenced)):
                 await fence(reader, log, number, oldest, below=below)
-            logs.append(log)
-        packs, roots = await self._kept(reader, logs)
+            return log
+
+        logs = await self._each("fencing keys", await listed_keys(self._store), fence_one)
+        packs, roots = await self._kept(reader, [log for log in logs if log is not None])
         if await self._collections.newest() != number:
             return None
         condemned = cache_pb2.Condemned(
@@ -240,58 +243,57 @@ class Collector:
     ) -> tuple[set[bytes], set[bytes]]:
         """Packs and roots that kept heads and leases name."""
         packs, roots = await self._leased(await self._now())
-        for done, log in enumerate(logs):
-            self._progress("marking what is kept", done, len(logs))
+
+        async def mark(log: GenerationLog) -> None:
             async for generation, named in reader.usable(log):
                 packs.update(named)
                 roots.add(generation.head.root)
+
+        await self._each("marking what is kept", logs, mark)
         return packs, roots
 
     async def _delete(self, number: int, condemned: cache_pb2.Condemned) -> cache_pb2.Condemned:
         """Step 5. Roots go first: what is left after a crash names nothing that is gone."""
-        await self._delete_all("deleting roots", map(root_name, split_digests(condemned.roots)))
-        await self._delete_all("deleting packs", map(pack_name, split_digests(condemned.packs)))
+        roots = map(root_name, split_digests(condemned.roots))
+        packs = map(pack_name, split_digests(condemned.packs))
+        await self._each("deleting roots", roots, self._store.delete)
+        await self._each("deleting packs", packs, self._store.delete)
         await self._collections.done(number)
         return condemned
 
-    async def _delete_all(self, what: str, names: Iterable[str]) -> None:
-        names = list(names)
-        for at in range(0, len(names), _DELETES):
-            self._progress(what, at, len(names))
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    for name in names[at : at + _DELETES]:
-                        tasks.create_task(self._store.delete(name))
-            except ExceptionGroup as failures:
-                raise cause(failures, (StoreError,)) from None
+    async def _each(
+        self, what: str, items: Iterable[T], work: Callable[[T], Awaitable[R]]
+    ) -> list[R]:
+        return await each(items, work, partial(self._progress, what))
 
     async def _survey(self, now: float) -> tuple[list[KeyState], list[str]]:
         """What there is of each key, and names of heads that nobody reads any more."""
         reader = Reader(self._store)
+
+        async def look(listed: Listed) -> KeyState | None:
+            key = await reader.find_key(listed)
+            return None if key is None else await reader.state(self._logs(key), listed)
+
         keys = await listed_keys(self._store)
-        states: list[KeyState] = []
+        states = await self._each("reading keys", keys, look)
         dead: list[str] = []
-        for done, listed in enumerate(keys):
-            self._progress("reading keys", done, len(keys))
+        for listed, state in zip(keys, states, strict=True):
             # Of a key that nobody can name no head can be read.
-            unread: Sequence[range] = [range(1, max(listed.heads, default=1))]
-            if (key := await reader.find_key(listed)) is not None:
-                states.append(await reader.state(self._logs(key), listed))
-                unread = states[-1].unread
+            unread = state.unread if state else [range(1, max(listed.heads, default=1))]
             dead += listed.dead(unread, now - self._policy.heads_stay)
-        return states, dead
+        return [state for state in states if state is not None], dead
 
     async def _leased(self, now: float) -> tuple[set[bytes], set[bytes]]:
         """Packs and roots under leases."""
         leased = await leased_roots(self._store, now)
         packs: set[bytes] = set()
-        for digest in leased:
-            try:
+
+        async def read(digest: bytes) -> None:
+            with suppress(ObjectNotFound, UnreadableObject, CacheError):
                 stored = await self._store.get(root_name(digest), limit=MAX_STORED)
-                root = decode_root(stored, digest)
-            except (ObjectNotFound, UnreadableObject, CacheError):
-                continue
-            packs.update(pack.digest for pack in root.packs)
+                packs.update(pack.digest for pack in decode_root(stored, digest).packs)
+
+        await self._each("reading leases", sorted(leased), read)
         return packs, leased
 
     async def _old(self, prefix: str, now: float) -> dict[bytes, int]:
