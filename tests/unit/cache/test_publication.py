@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
 import pytest
 
+from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache.catalog import Catalog
 from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.cache.publication import CONFLICTS, PacksCollected, publish
 from buildsvc.errors import HeadConflict
@@ -17,6 +24,7 @@ from tests.unit.cache.collecting import (
     stalled,
     writer,
 )
+from tests.unit.cache.fakes import MemoryStore, make_root
 
 KEY, OTHER = KEYS[0], KEYS[2]
 
@@ -170,6 +178,24 @@ async def test_others_win_each_time() -> None:
 
     await play(Bucket(), work)
     assert len(tries) == CONFLICTS
+
+
+def _same(root: cache_pb2.Root, _: int) -> cache_pb2.Root:
+    return root
+
+
+async def test_what_a_publication_costs(tmp_path: Path) -> None:
+    """A build's end waits for nobody, but a pod does that ends after it."""
+    store = MemoryStore()
+    log = GenerationLog(store, KEY)
+    for first in (True, False):
+        root = await asyncio.to_thread(make_root, tmp_path, marker=b"first" if first else b"")
+        catalog = Catalog.from_root(root)
+        store.calls.clear()
+        await publish(log, catalog, partial(_same, root))
+        more = {"list": 1, "stat": 1, "put": 1} if first else {"get": 1}
+        expected = Counter({"list": 1, "stat": 1, "put": 1, "create": 1}) + Counter(more)
+        assert store.calls == expected
 
 
 def test_the_error_can_be_made_again_from_its_text() -> None:
