@@ -49,20 +49,27 @@ def this_platform() -> str:
 def cache_keys(settings: Settings, buildkit_version: str) -> Keys:
     """Return the keys of the settings, whose names are made already, for platform and daemon.
 
+    Where other trust domains are read, fallbacks are theirs alone, and the own name is one of
+    them: under other names the own domain has what builds of no more trust have left.
+
     Raises:
         ConfigError: a name cannot be part of a key.
     """
 
-    def key(name: str) -> CacheKey:
+    def key(name: str, domain: str = settings.trust_domain) -> CacheKey:
         return CacheKey.make(
             tenant=settings.tenant,
-            trust_domain=settings.trust_domain,
+            trust_domain=domain,
             name=name,
             platform=this_platform(),
             buildkit_version=buildkit_version,
         )
 
-    return Keys(key(settings.cache_key), tuple(key(name) for name in settings.fallback_key))
+    fallbacks = [key(name) for name in settings.fallback_key]
+    if domains := settings.read_domains:
+        names = (settings.cache_key, *settings.fallback_key)
+        fallbacks = [key(name, domain) for domain in domains for name in names]
+    return Keys(key(settings.cache_key), tuple(fallbacks))
 
 
 def check_role(settings: Settings, *, isolated: bool) -> None:

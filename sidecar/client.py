@@ -141,7 +141,9 @@ def status_text(status: dict[str, Any]) -> str:
 
 def _generation(found: dict[str, Any]) -> str:
     asked = found["asked_key"]
-    text = f"{found['found_key']} #{found['number']}, {found['age_seconds']:.0f} s old"
-    if asked != found["found_key"]:
+    domain = found["found_domain"]
+    where = f" of trust domain {domain}" if domain else ""
+    text = f"{found['found_key']}{where} #{found['number']}, {found['age_seconds']:.0f} s old"
+    if domain or asked != found["found_key"]:
         text += f", fallback for {asked}"
     return f"{text}, because {found['because']}" if found["because"] else text

@@ -139,7 +139,10 @@ class Epoch:
             concurrency=self._settings.download_concurrency,
             losses=self._losses,
         )
-        return await loadable(found, downloads, self._paths)
+        settings = self._settings
+        foreign = found.key.trust_domain != settings.trust_domain
+        empty_mounts = foreign and settings.fork_reads == "layers"
+        return await loadable(found, downloads, self._paths, empty_mounts=empty_mounts)
 
     def prefetch(self, ready: Loadable) -> None:
         """Begin to download what the last build used, also before the agent is there."""

@@ -15,6 +15,7 @@ from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.cache.keys import CacheKey
 from buildsvc.errors import (
     CacheError,
+    CorruptObject,
     KeyMismatch,
     ObjectNotFound,
     ShortObject,
@@ -24,7 +25,7 @@ from buildsvc.errors import (
     UnsupportedFormat,
     UntrustedHead,
 )
-from sidecar import databases
+from sidecar import cachemounts, databases
 from sidecar.download import Downloads
 from sidecar.paths import EpochPaths
 from sidecar.plan import Plan
@@ -60,9 +61,13 @@ class Found:
 
 @dataclass(frozen=True)
 class PassedOver:
-    """What a search did not use: a generation, or with ``number`` 0 a key that has none."""
+    """What a search did not use: a generation, or with ``number`` 0 a key that has none.
+
+    ``name`` is the key's, with its trust domain where that is not the own one.
+    """
 
     key: CacheKey
+    name: str
     number: int
     reason: ColdReason
     problem: Exception | None = None
@@ -70,8 +75,8 @@ class PassedOver:
 
     def __str__(self) -> str:
         if self.problem is None:
-            return f"nothing has been published yet under {self.key.name}"
-        return f"generation {self.number} of {self.key.name} cannot be used: {self.problem}"
+            return f"nothing has been published yet under {self.name}"
+        return f"generation {self.number} of {self.name} cannot be used: {self.problem}"
 
 
 async def locate(
@@ -91,8 +96,9 @@ async def locate(
             generations that cannot be used, the newest one of the first key tells why.
     """
     first: PassedOver | None = None
-    for log in logs:
-        skipped = _Skipped(log.key, passed)
+    names = [_name(log.key, logs[0].key) for log in logs]
+    for log, name in zip(logs, names, strict=True):
+        skipped = _Skipped(log.key, name, passed)
         try:
             async for generation in log.candidates(skipped.add, skipped.add):
                 try:
@@ -110,19 +116,25 @@ async def locate(
             raise Cold("store-unavailable", str(problem)) from problem
         first = first or skipped.first
         if skipped.first is None:
-            passed(PassedOver(log.key, 0, "no-generation"))
+            passed(PassedOver(log.key, name, 0, "no-generation"))
     if first is not None:
         raise Cold(first.reason, str(first))
-    names = ", ".join(log.key.name for log in logs)
-    raise Cold("no-generation", f"nothing has been published yet under {names}")
+    raise Cold("no-generation", f"nothing has been published yet under {', '.join(names)}")
+
+
+def _name(key: CacheKey, own: CacheKey) -> str:
+    if key.trust_domain == own.trust_domain:
+        return key.name
+    return f"{key.name} in trust domain {key.trust_domain}"
 
 
 class _Skipped:
     """The generations of one key that are passed over."""
 
-    def __init__(self, key: CacheKey, passed: Callable[[PassedOver], None]) -> None:
+    def __init__(self, key: CacheKey, name: str, passed: Callable[[PassedOver], None]) -> None:
         self.first: PassedOver | None = None
         self._key = key
+        self._name = name
         self._passed = passed
         self._count = 0
 
@@ -132,7 +144,8 @@ class _Skipped:
         Raises:
             _Enough: there have been too many.
         """
-        over = PassedOver(self._key, number, _reason(problem, reason), _alone(problem))
+        why = _reason(problem, reason)
+        over = PassedOver(self._key, self._name, number, why, _alone(problem))
         self.first = self.first or over
         self._count += 1
         self._passed(over)
@@ -173,8 +186,12 @@ class Loadable:
         self.laid.rename(root)
 
 
-async def loadable(found: Found, downloads: Downloads, paths: EpochPaths) -> Loadable:
+async def loadable(
+    found: Found, downloads: Downloads, paths: EpochPaths, *, empty_mounts: bool = False
+) -> Loadable:
     """Download the databases and describe the rest to the agent.
+
+    With ``empty_mounts`` the contents of cache mounts are no part of it.
 
     Needs neither the namespace nor the agent, which start meanwhile. Whoever gives up waiting
     may start a daemon at once: the thread that still writes does so in a place of its own.
@@ -184,12 +201,22 @@ async def loadable(found: Found, downloads: Downloads, paths: EpochPaths) -> Loa
         OSError: they cannot be written.
     """
     plan = await asyncio.to_thread(Plan, found.root)
-    root_path = paths.down / "root"
-    await asyncio.to_thread(root_path.write_bytes, found.root.SerializeToString())
     where = plan.databases
     tree = await downloads.content(where.tree, lambda: 0)
     content = await downloads.content(where.data, lambda: 0)
     laid = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="laid-", dir=paths.base))
     await asyncio.to_thread(databases.lay, tree, content, found.root, laid)
+    if empty_mounts:
+        plan = await asyncio.to_thread(_with_empty_mounts, found.root, laid)
+    root_path = paths.down / "root"
+    await asyncio.to_thread(root_path.write_bytes, plan.root.SerializeToString())
     request = agent_pb2.LoadRequest(root_path=str(root_path), lease_blobs=True)
     return Loadable(found, plan, downloads, request, laid)
+
+
+def _with_empty_mounts(root: cache_pb2.Root, laid: Path) -> Plan:
+    try:
+        mounts = databases.records(laid).mounts
+    except FileNotFoundError as error:
+        raise CorruptObject("the databases do not say which snapshots are cache mounts") from error
+    return Plan(cachemounts.emptied(root, mounts))

@@ -88,7 +88,7 @@ class StatusCollector(Collector):
         )
         if (found := status.restored) is not None:
             text = "1 when the restored generation is of a fallback key."
-            yield _gauge("restored_fallback", text, found.asked_key != found.found_key)
+            yield _gauge("restored_fallback", text, found.is_fallback)
         for which, generation in (("restored", status.restored), ("published", status.published)):
             if generation is not None:
                 text = f"Number of the {which} generation."

@@ -60,7 +60,7 @@ class Restoration:
             await opening
             await epoch.load(loadable)
             await self._completed(epoch)
-            self._announce(found)
+            self._announce(found, len(loadable.plan.contents))
             span.end(number=found.generation.number)
         except Cold as cold:
             if cold.__cause__ is not None:
@@ -128,7 +128,7 @@ class Restoration:
         if over.problem is not None:
             self._status.failed(over.problem)
         say = log.warning if over.problem is not None and told else log.debug
-        say("passed over", key=over.key.name, reason=str(over))
+        say("passed over", key=over.name, reason=str(over))
 
     async def _patiently(
         self, fetching: Coroutine[object, object, tuple[Found, Loadable]]
@@ -142,16 +142,16 @@ class Restoration:
             task.cancel()
         raise Cold("time-out", "the store did not give the databases in time")
 
-    def _announce(self, found: Found) -> None:
-        head = found.generation.head
+    def _announce(self, found: Found, objects: int) -> None:
+        head, domain = found.generation.head, found.key.trust_domain
         generation = Generation(
             asked_key=self._settings.cache_key,
             found_key=found.key.name,
+            found_domain="" if domain == self._settings.trust_domain else domain,
             number=head.number,
             created_unix=head.created_unix_ns / 1e9,
             because=str(self._passed),
         )
-        objects = len(found.root.blobs) + sum(s.HasField("tree") for s in found.root.snapshots)
         self._status.restores(generation, objects)
         log.info("restored", key=found.key.name, generation=head.number, objects=objects)
 

@@ -162,6 +162,22 @@ class Settings:
     trust_domain: str = setting(
         parse_name, "default", "Trust domain that the cache is published to.", "NAME", _CACHE
     )
+    read_domain: tuple[str, ...] = setting(
+        several(parse_name),
+        (),
+        "Trust domain to start from, without writing to it, where the own one has nothing under "
+        "the cache key yet. May be repeated.",
+        "NAME",
+        _CACHE,
+    )
+    fork_reads: Literal["none", "layers", "all"] = setting(
+        one_of("none", "layers", "all"),
+        "layers",
+        "What to take from the domains of --read-domain. layers: cache mounts, which may hold "
+        "credentials, begin empty.",
+        "none|layers|all",
+        _CACHE,
+    )
     signing_key: Path | None = setting(
         parse_path,
         None,
@@ -346,6 +362,13 @@ class Settings:
         """
         own, *fallbacks = key_names(self.cache_key, self.fallback_key, variables)
         return replace(self, cache_key=own, fallback_key=tuple(fallbacks))
+
+    @property
+    def read_domains(self) -> tuple[str, ...]:
+        """Trust domains that are read besides the own one, in order."""
+        if self.fork_reads == "none":
+            return ()
+        return tuple(dict.fromkeys(one for one in self.read_domain if one != self.trust_domain))
 
     @property
     def verify_keys(self) -> list[KeyPlace]:

@@ -57,7 +57,8 @@ class Generation:
     """The generation that was restored or published.
 
     ``asked_key`` differs after a fallback; ``because`` says why something else than the newest
-    generation of that key was restored, empty when nothing else was.
+    generation of that key was restored, empty when nothing else was. ``found_domain`` is the trust
+    domain that it was read from, empty for the own one.
     """
 
     asked_key: str
@@ -65,6 +66,12 @@ class Generation:
     number: int
     created_unix: float
     because: str = ""
+    found_domain: str = ""
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether it is of another key than the one asked for."""
+        return self.asked_key != self.found_key or bool(self.found_domain)
 
 
 class Status:

@@ -37,15 +37,18 @@ def read_trust(settings: Settings) -> Trust:
     if not settings.verify_key:
         return Trust(signing)
     verify = VerifyKeys.read(settings.verify_keys)
+    for name in (settings.trust_domain, *settings.read_domains):
+        domain = f"{settings.tenant}/{name}"
+        if not verify.ids(settings.tenant, name):
+            raise ConfigError(
+                f"no generation of {domain} could be read",
+                expected=f"a verify key for {domain}",
+                found=f"keys for {', '.join(verify.domains)}",
+                advice=f"add --verify-key {domain}=FILE, or look at --tenant, --trust-domain and "
+                "--read-domain",
+            )
     ids = verify.ids(settings.tenant, settings.trust_domain)
     domain = f"{settings.tenant}/{settings.trust_domain}"
-    if not ids:
-        raise ConfigError(
-            f"no generation of {domain} could be read",
-            expected=f"a verify key for {domain}",
-            found=f"keys for {', '.join(verify.domains)}",
-            advice=f"add --verify-key {domain}=FILE, or look at --tenant and --trust-domain",
-        )
     if publishes and (signing is None or signing.id not in ids):
         found = "no --signing-key" if signing is None else f"a --signing-key with id {signing.id}"
         raise ConfigError(

@@ -79,7 +79,9 @@ def _rows(root: cache_pb2.Root) -> list[Row]:
         kind = _KINDS.get(info.kind)
         if kind is None or not info.name or info.name in rows:
             raise CorruptObject(f"the generation has no valid snapshot {info.name!r}")
-        if (kind is Kind.VIEW) == each.HasField("tree"):
+        has_tree = each.HasField("tree")
+        # An active one without a tree begins empty.
+        if kind is not Kind.ACTIVE and has_tree == (kind is Kind.VIEW):
             raise CorruptObject(f"snapshot {info.name} should have a tree unless it is a view")
         rows[info.name] = Row(
             number,
@@ -90,7 +92,7 @@ def _rows(root: cache_pb2.Root) -> list[Row]:
             info.created_unix_ns,
             info.updated_unix_ns,
             usage=Usage(info.usage_bytes, info.usage_inodes),
-            lazy=kind is not Kind.VIEW,
+            lazy=has_tree,
         )
     _check_parents(rows)
     return list(rows.values())

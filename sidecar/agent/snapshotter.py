@@ -132,7 +132,7 @@ class Snapshotter:
                 self._index.restore(row)
                 if row.lazy:
                     self._residency.add_lazy(snapshot(row.name))
-                elif not row.parent:
+                elif row.kind is Kind.ACTIVE or not row.parent:
                     await self._directories.create(row.id, None)
         await self._file.flush()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,19 +35,36 @@ class Cache:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.url = str(directory / "store")
+        self._made = 0
 
-    def publish(self, count: int, signing: SigningKey | None = None) -> None:
-        for number in range(count):
-            place = self.directory / f"made-{number}"
+    def publish(self, count: int, signing: SigningKey | None = None) -> cache_pb2.Root:
+        """Publish that many, and return the newest one."""
+        root = cache_pb2.Root()
+        for _ in range(count):
+            place = self.directory / f"made-{self._made}"
             place.mkdir()
-            asyncio.run(self._publish(place, make_root(place, marker=b"%d" % number), signing))
+            root = make_root(place, marker=b"%d" % self._made)
+            self._made += 1
+            asyncio.run(self._publish(KEY, root, signing, place))
+        return root
 
-    async def _publish(self, place: Path, root: cache_pb2.Root, signing: SigningKey | None) -> None:
+    def share(self, key: CacheKey, root: cache_pb2.Root, signing: SigningKey) -> None:
+        """Publish under another key what is in the store already."""
+        asyncio.run(self._publish(key, root, signing))
+
+    async def _publish(
+        self,
+        key: CacheKey,
+        root: cache_pb2.Root,
+        signing: SigningKey | None,
+        place: Path | None = None,
+    ) -> None:
         store = LocalStore(Path(self.url))
-        for pack in root.packs:
-            name = pack_name(pack.digest)
-            await store.put_file(name, place / f"{pack.digest.hex()}.pack")
-        log = GenerationLog(store, KEY, signing=signing)
+        if place is not None:
+            for pack in root.packs:
+                name = pack_name(pack.digest)
+                await store.put_file(name, place / f"{pack.digest.hex()}.pack")
+        log = GenerationLog(store, key, signing=signing)
         await log.publish(root, parent=await log.newest())
         await store.close()
 
@@ -138,6 +156,28 @@ def test_signed_generations(cache: Cache, tmp_path: Path) -> None:
     assert cache.count("packs") == 3
     assert cli.main([*argv, *verify, "--signing-key", str(own)]) == 0
     assert cache.count("packs") == 1
+
+
+def test_a_living_generation_of_a_fork_keeps_what_it_has_of_the_protected_domain(
+    cache: Cache, tmp_path: Path
+) -> None:
+    pods, _ = key_files(tmp_path, "pods")
+    fork, _ = key_files(tmp_path, "fork")
+    own, _ = key_files(tmp_path, "collector")
+    shared = cache.publish(1, SigningKey.read(pods))
+    cache.share(replace(KEY, trust_domain="forks"), shared, SigningKey.read(fork))
+    cache.publish(2, SigningKey.read(pods))
+
+    def verify(domain: str, *names: str) -> list[str]:
+        return [f"--verify-key=acme/{domain}={tmp_path / name}.pem" for name in names]
+
+    argv = ["cache", "gc", cache.url, *NOW, "--keep-last", "1", "--signing-key", str(own)]
+    argv += verify("protected", "pods", "collector")
+    assert cli.main(argv) == 78, "it cannot know what the fork needs"
+    assert cache.count("packs") == 3
+    assert cli.main([*argv, *verify("forks", "fork", "collector")]) == 0
+    assert cache.count("packs") == 2
+    assert all((Path(cache.url) / pack_name(pack.digest)).exists() for pack in shared.packs)
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,12 @@ async def test_rows_come_with_their_usage_and_without_their_bytes(scene: Scene) 
     assert not (scene.directory / "segment").exists()
 
 
+async def test_an_active_snapshot_without_a_tree_begins_empty(scene: Scene) -> None:
+    scene.snapshot("cache", "", Kind.ACTIVE, tree=False).info.ClearField("usage_bytes")
+    await scene.load()
+    assert not scene.rows.rows["cache"].lazy
+
+
 def _no_parent(scene: Scene) -> None:
     scene.snapshot("x", "nowhere")
 

@@ -210,6 +210,16 @@ async def test_usage_from_a_restored_index_never_touches_the_disk(world: World) 
     assert not (world.root / "1").exists()
 
 
+async def test_a_restored_active_snapshot_may_begin_empty(world: World) -> None:
+    base = Row(1, "base", "", Kind.COMMITTED, {}, 1, 1, lazy=True)
+    cache = Row(2, "cache", "base", Kind.ACTIVE, {}, 1, 1, usage=Usage(0, 0))
+    await world.snapshotter.restore([base, cache])
+    assert list(layer(world, cache).iterdir()) == []
+    world.residency.mark_local(snapshot("base"))
+    await world.snapshotter.mounts("cache")
+    assert world.directories.mounted == {2: ([1], True)}
+
+
 async def test_usage_of_an_active_snapshot_is_stale_once_it_was_mounted(world: World) -> None:
     row = Row(1, "cache", "", Kind.ACTIVE, {}, 1, 1, usage=Usage(4096, 1), lazy=True)
     await world.snapshotter.restore([row])

@@ -78,6 +78,26 @@ def test_the_own_key_comes_before_its_fallbacks() -> None:
     assert {key.platform for key in keys.all} == {this_platform().replace("/", "-")}
 
 
+def test_fallbacks_are_looked_for_in_the_domains_that_are_read() -> None:
+    forks = settings(
+        cache_key="pull", fallback_key=["main"], trust_domain="forks", read_domain=["team", "all"]
+    )
+    assert [(key.trust_domain, key.name) for key in cache_keys(forks, "v0.33.1").all] == [
+        ("forks", "pull"),
+        *(("team", "pull"), ("team", "main")),
+        *(("all", "pull"), ("all", "main")),
+    ]
+
+
+@pytest.mark.parametrize("values", [{"fork_reads": "none"}, {"trust_domain": "team"}])
+def test_no_other_domain_is_read(values: dict[str, object]) -> None:
+    own = settings(cache_key="a", fallback_key=["b"], read_domain=["team"], **values)
+    assert [(key.trust_domain, key.name) for key in cache_keys(own, "v0.33.1").all] == [
+        (own.trust_domain, "a"),
+        (own.trust_domain, "b"),
+    ]
+
+
 def test_templates_are_filled_before_keys_are_made() -> None:
     named = settings(cache_key="{env:APP}/{branch}").named(
         {"APP": "a/b", "BRANCH_NAME": "feature/x", "CHANGE_TARGET": ""}

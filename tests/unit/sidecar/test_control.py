@@ -228,3 +228,11 @@ async def test_status_for_people(root: Path, status: Status) -> None:
     as_json = StringIO()
     await client.show_status(root, as_json=True, out=as_json)
     assert json.loads(as_json.getvalue())["schema"] == 1
+
+
+async def test_status_of_another_domains_generation(root: Path, status: Status) -> None:
+    status.restores(Generation("app", "app", 7, 0.0, found_domain="protected"), 3)
+    out = StringIO()
+    await client.show_status(root, as_json=False, out=out)
+    assert "app of trust domain protected #7" in out.getvalue()
+    assert "fallback for app" in out.getvalue()

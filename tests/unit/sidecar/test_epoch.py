@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import pytest_asyncio
@@ -15,12 +16,12 @@ from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.generations import Generation
 from buildsvc.cache.leases import leased_roots
-from buildsvc.errors import EnvironmentUnfit
+from buildsvc.errors import CorruptObject, EnvironmentUnfit
 from sidecar.daemon import Lost
 from sidecar.epoch import Epoch
 from sidecar.guardclient import NamespaceLostError, StartError
 from sidecar.launch import Launch
-from sidecar.locate import Found
+from sidecar.locate import Found, Loadable
 from sidecar.paths import EpochPaths
 from sidecar.room import Room
 from sidecar.settings import Settings
@@ -45,14 +46,18 @@ class Scene:
             settings, paths, self.namespace, launch, room, store=self.store, status=self.status
         )
 
-    async def load(self) -> None:
-        """Restore a generation of one layer."""
+    async def fetch(self) -> Loadable:
+        """Fetch a generation of one layer."""
         packs = self.paths.base / "packs"
         await asyncio.to_thread(packs.mkdir)
         root = await generation(self.store, packs, {"layer": b"L" * 100}, used=("layer",))
         head = cache_pb2.Head(number=1, root=b"r" * 32, collection=3)
         found = Found(MINE, Generation(head, b""), root)
-        ready = await self.epoch.fetch(found)
+        return await self.epoch.fetch(found)
+
+    async def load(self) -> None:
+        """Restore it."""
+        ready = await self.fetch()
         self.epoch.prefetch(ready)
         await self.epoch.load(ready)
 
@@ -85,7 +90,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     directory = tmp_path_factory.mktemp("e")
     (directory / "buildkitd").touch(mode=0o755)
     values = {"root": directory, "tools_dir": directory, "publish": "never", "demand_timeout": 1}
-    return Settings.read(values)
+    return Settings.read({**values, "trust_domain": MINE.trust_domain})
 
 
 @pytest.fixture
@@ -106,6 +111,24 @@ async def scene(settings: Settings, launch: Launch, paths: EpochPaths) -> AsyncI
         it = Scene(settings, launch, paths)
         yield it
         await it.epoch.close(0)
+
+
+@pytest.mark.parametrize("reads", ["layers", "all"])
+async def test_cache_mounts_of_another_domain(
+    settings: Settings, launch: Launch, paths: EpochPaths, reads: Literal["layers", "all"]
+) -> None:
+    foreign = replace(settings, trust_domain="forks", fork_reads=reads)
+    with grpc_kept():
+        it = Scene(foreign, launch, paths)
+        try:
+            if reads == "all":
+                await it.fetch()
+                return
+            # The one database of this generation knows of none, and is not asked where all is read.
+            with pytest.raises(CorruptObject, match="which snapshots are cache mounts"):
+                await it.fetch()
+        finally:
+            await it.epoch.close(0)
 
 
 async def test_an_agent_that_cannot_be_started(scene: Scene) -> None:

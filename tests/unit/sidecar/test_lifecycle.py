@@ -218,6 +218,18 @@ async def test_what_was_found_instead_is_in_the_status(world: World) -> None:
         assert dict(world.status.counts.family("passed_over")) == {"no-generation": 1}
 
 
+async def test_what_was_found_in_another_domain(world: World) -> None:
+    await world.publish()
+    world.settings = replace(
+        world.settings, trust_domain="forks", read_domain=("default",), fork_reads="all"
+    )
+    async with world.running():
+        await world.ready()
+        assert world.status.restored is not None
+        assert world.status.restored.found_domain == "default"
+        assert world.status.restored.is_fallback
+
+
 async def test_without_a_store(world: World) -> None:
     world.store = None
     async with world.running():

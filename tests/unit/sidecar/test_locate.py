@@ -6,6 +6,7 @@ import asyncio
 import os
 import stat
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,12 @@ from buildsvc.store.contract import MAX_GET, Store
 from buildsvc.store.faults import Fail, FaultyStore, Rule
 from buildsvc.store.local import LocalStore
 from sidecar import databases
+from sidecar.databases import Records
 from sidecar.download import Downloads
 from sidecar.locate import Cold, Found, PassedOver, loadable, locate
 from sidecar.losses import Losses
 from sidecar.paths import EpochPaths
+from sidecar.plan import ObjectKey
 from tests.unit.cache.fakes import make_root, make_tree
 from tests.unit.sidecar.fakeagent import generation
 
@@ -277,6 +280,12 @@ async def test_what_is_passed_over_is_told_in_order(store: LocalStore, tmp_path:
     assert str(passed[2]).startswith("generation 2 of main cannot be used: ")
 
 
+async def test_keys_of_other_domains_are_told_apart(store: LocalStore) -> None:
+    other = replace(MINE, trust_domain="protected")
+    with pytest.raises(Cold, match=r"under mine, mine in trust domain protected$"):
+        await first(store, [MINE, other])
+
+
 async def test_a_fallback_without_a_generation_is_told_too(store: LocalStore) -> None:
     await newer_head(store, MINE, 1)
     passed: list[PassedOver] = []
@@ -339,6 +348,26 @@ async def test_what_the_daemon_needs_is_there(
     assert database.stat().st_mode & 0o777 == 0o600
     assert request.lease_blobs
     assert downloads._slots._staged == 0
+
+
+async def test_cache_mounts_that_are_to_begin_empty(
+    store: LocalStore, paths: EpochPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = await found_in(store, tmp_path / "packs")
+    (layer,) = found.root.snapshots
+    mount = found.root.snapshots.add(info=layer.info, tree=layer.tree)
+    mount.info.name, mount.info.kind = "buildkit/7/mount", cache_pb2.SNAPSHOT_KIND_ACTIVE
+    mount.info.usage_bytes = 4096
+    before = found.root.SerializeToString()
+    monkeypatch.setattr(databases, "records", lambda _: Records({}, frozenset({"mount", "a"})))
+    downloads = down(store, paths)
+    ready = await loadable(found, downloads, paths, empty_mounts=True)
+    told = cache_pb2.Root.FromString(Path(ready.request.root_path).read_bytes())
+    assert told == ready.plan.root
+    kept, emptied = told.snapshots
+    assert (kept, emptied.HasField("tree"), emptied.info.usage_bytes) == (layer, False, 0)
+    assert ObjectKey.snapshot(mount.info.name) not in ready.plan.contents
+    assert found.root.SerializeToString() == before
 
 
 _DIRECTORY = cache_pb2.Entry(path=b"", mode=stat.S_IFDIR | 0o700)

@@ -80,7 +80,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Below a path that is short enough for sockets."""
     directory = tmp_path_factory.mktemp("l")
     (directory / "buildkitd").touch(mode=0o755)
-    return Settings.read({"root": directory, "tools_dir": directory, "max_used_space": "1GB"})
+    values = {"root": directory, "tools_dir": directory, "max_used_space": "1GB"}
+    return Settings.read({**values, "trust_domain": MINE.trust_domain})
 
 
 @pytest.fixture

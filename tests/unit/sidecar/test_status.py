@@ -184,6 +184,8 @@ def test_metrics_are_there_before_anything_happened(status: Status) -> None:
     assert metric(status, "restored_fallback") == 0
     status.restores(Generation("branch", "main", 9, 1_000_000.0), 1)
     assert metric(status, "restored_fallback") == 1
+    status.restores(Generation("k", "k", 9, 1_000_000.0, found_domain="protected"), 1)
+    assert metric(status, "restored_fallback") == 1
     assert metric(status, "restored_generation_age_seconds") == 100.0
 
 

@@ -118,6 +118,18 @@ def test_a_forks_key_for_a_protected_domain(old: Pair, new: Pair) -> None:
     read_trust(settings(signing_key=new.signing, verify_key=scopes, trust_domain="forks"))
 
 
+def test_each_domain_that_is_read_needs_a_key(old: Pair, new: Pair) -> None:
+    forks = {"trust_domain": "forks", "read_domain": ["protected"], "signing_key": new.signing}
+    own = f"acme/forks={new.verify}"
+    with pytest.raises(ConfigError, match=r"--verify-key acme/protected=.*--read-domain"):
+        read_trust(settings(**forks, verify_key=[own]))
+    read_trust(settings(**forks, verify_key=[own], fork_reads="none"))
+    scopes = [own, f"acme/protected={old.verify}"]
+    assert read_trust(settings(**forks, verify_key=scopes)).verify is not None
+    with pytest.raises(ConfigError, match="no reader"):
+        read_trust(settings(**{**forks, "signing_key": old.signing}, verify_key=scopes))
+
+
 def test_keys_for_other_domains_only(old: Pair) -> None:
     with pytest.raises(ConfigError, match=r"keys for acme/forks; .*--verify-key acme/protected="):
         read_trust(settings(publish="never", verify_key=[f"acme/forks={old.verify}"]))
