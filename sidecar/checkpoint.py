@@ -13,6 +13,9 @@ Order, and why each part is safe:
 4. The databases are copied, a few megabytes; the daemon goes on.
 5. The copies are checked as a scratch daemon would, captured, uploaded.
 
+Of cache mounts that are excluded the directory itself is captured, and nothing in it is read. Which
+ones these are is in the daemon's databases, so it is paused for a copy of them before.
+
 What the format cannot hold (a tree beyond its limits) is left out. A cache mount may be empty, or
 older than the rest, at any time: it gets the tree that was restored, or an empty one. A layer may
 not: the records that use it, descend from it or hold it are pruned from the daemon, so that what is
@@ -28,7 +31,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +42,7 @@ from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from sidecar import databases
 from sidecar.agentclient import AgentClient
 from sidecar.buildkit import BuildKit
+from sidecar.cachemounts import Exclusion
 from sidecar.capture import (
     CapturedBlob,
     CapturedTree,
@@ -74,6 +78,8 @@ class Picture:
     database_bytes: int
     #: Cache mounts that are left out, and why.
     left_out: dict[str, str]
+    #: Cache mounts that are excluded, as people call them.
+    excluded: list[str]
     #: Whether more has been found to be lost since: it may refer to that.
     outdated: Callable[[], bool]
 
@@ -102,6 +108,7 @@ class Checkpointer:
         losses: Losses,
         scratch: Path,
         max_used_space: int,
+        exclude: Sequence[str],
     ) -> None:
         self._daemon = daemon
         self._agent = agent
@@ -111,6 +118,8 @@ class Checkpointer:
         self._end_strays = end_strays
         self._scratch = scratch
         self._max_used_space = max_used_space
+        self._exclusion = Exclusion(exclude, daemon.pid, daemon.root, scratch)
+        self._excluded: dict[str, str] = {}
         #: Layers that cannot be cached, and why; their records were pruned.
         self.pruned: dict[str, str] = {}
 
@@ -206,12 +215,20 @@ class Checkpointer:
         missing = [s.info for s in state.snapshots if self._stored.misses(s)]
         active = [info.name for info in missing if info.kind == cache_pb2.SNAPSHOT_KIND_ACTIVE]
         committed = [info.name for info in missing if info.name not in active]
+        try:
+            self._excluded = await self._exclusion.among(active)
+        except NotStopped as problem:
+            raise NotIdle(str(problem)) from problem
+        whole = [name for name in active if name not in self._excluded]
         blobs = await self._missing_blobs(state)
         requests = []
         if committed or blobs:
             requests.append(agent_pb2.CaptureRequest(snapshots=committed, blobs=blobs))
-        if active:
-            requests.append(agent_pb2.CaptureRequest(snapshots=active, active=True))
+        if whole:
+            requests.append(agent_pb2.CaptureRequest(snapshots=whole, active=True))
+        if self._excluded:
+            bare = list(self._excluded)
+            requests.append(agent_pb2.CaptureRequest(snapshots=bare, active=True, bare=True))
         skipped = [item for request in requests for item in await self._captures.capture(request)]
         return named(skipped)
 
@@ -277,6 +294,7 @@ class Checkpointer:
             used=[used.name for used in state.used],
             database_bytes=size,
             left_out=left_out,
+            excluded=sorted(self._excluded.values()),
             outdated=outdated,
         )
 

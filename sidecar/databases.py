@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 from collections import defaultdict
@@ -37,6 +38,7 @@ _PARENTS = (
     b"cache.lowerDiffParent",
     b"cache.upperDiffParent",
 )
+_DESCRIPTION = re.compile(r"cached mount (.+?) from ", re.DOTALL)
 #: A build under way changes these; history alone is written up to 3 s after a build.
 _CHANGED_BY_BUILDS = (SOLVER, METADATA, CONTAINERD)
 
@@ -59,6 +61,12 @@ def copy(root: Path, into: Path) -> int:
         shutil.copyfile(root / name, target)
         copied += target.stat().st_size
     return copied
+
+
+def copy_records(root: Path, into: Path) -> None:
+    """Copy what ``records`` reads, of a paused buildkitd."""
+    (into / METADATA).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(root / METADATA, into / METADATA)
 
 
 def lay(tree: bytes, content: bytes, generation: cache_pb2.Root, root: Path) -> None:
@@ -150,11 +158,12 @@ def verify(copied: Path, snapshots: frozenset[str]) -> None:
 class Records:
     """Records of the cache by the name that a snapshot's key ends in: all, and cache mounts.
 
-    ``parents``: for a record those that it holds, as layer, merge or diff.
+    ``mounts``: what a Dockerfile may call each of them. ``parents``: for a record those that it
+    holds, as layer, merge or diff.
     """
 
     ids: dict[str, list[str]]
-    mounts: frozenset[str]
+    mounts: Mapping[str, tuple[str, ...]]
     parents: dict[str, list[str]] = field(default_factory=dict)
 
     def needing(self, snapshots: Iterable[str], below: Mapping[str, str]) -> list[str]:
@@ -197,7 +206,7 @@ def records(copied: Path) -> Records:
     A record that was committed and not finalized yet has the snapshot of its ``equalMutable``.
     """
     ids: defaultdict[str, list[str]] = defaultdict(list)
-    mounts = set[str]()
+    mounts: dict[str, tuple[str, ...]] = {}
     parents: dict[str, list[str]] = {}
     with bolt.Database(copied / METADATA) as database:
         found = database.root.bucket(b"_main")
@@ -206,11 +215,24 @@ def records(copied: Path) -> Records:
             name = _text(values.get(b"cache.equalMutable")) or _text(values.get(b"cache.snapshot"))
             ids[name or key.decode()].append(key.decode())
             if _text(values.get(b"cache.recordType")) == "exec.cachemount":
-                mounts.add(name or key.decode())
+                mounts[name or key.decode()] = _mount_names(values)
             held = [text for parent in _PARENTS for text in _texts(values.get(parent))]
             if held:
                 parents[key.decode()] = held
-    return Records(dict(ids), frozenset(mounts), parents)
+    return Records(dict(ids), mounts, parents)
+
+
+def _mount_names(values: Mapping[bytes, bytes]) -> tuple[str, ...]:
+    """Target and id of a cache mount, the target being that of its first use.
+
+    BuildKit knows it by NAMESPACE/ID, with :RECORD behind it where it began as that record's
+    content, and describes it as "cached mount TARGET from STEP" (solver/llbsolver/mounts).
+    """
+    described = _DESCRIPTION.match(_text(values.get(b"cache.description")))
+    known = _text(values.get(b"cache-dir")).partition("/")[2]
+    names = [os.path.normpath(described[1])] if described else []
+    names += [known, known.rpartition(":")[0]]
+    return tuple(name for name in dict.fromkeys(names) if name)
 
 
 def _text(value: bytes | None) -> str:

@@ -20,6 +20,7 @@ from buildsvc.store.contract import Store
 from sidecar.agentclient import AgentClient
 from sidecar.buildkit import BuildKit
 from sidecar.builds import Builds
+from sidecar.cachemounts import not_restored
 from sidecar.cachestore import UPLOADS
 from sidecar.capture import Captures, Uploads
 from sidecar.checkpoint import Checkpointer, Daemon
@@ -139,10 +140,8 @@ class Epoch:
             concurrency=self._settings.download_concurrency,
             losses=self._losses,
         )
-        settings = self._settings
-        foreign = found.key.trust_domain != settings.trust_domain
-        empty_mounts = foreign and settings.fork_reads == "layers"
-        return await loadable(found, downloads, self._paths, empty_mounts=empty_mounts)
+        patterns = not_restored(self._settings, found.key.trust_domain)
+        return await loadable(found, downloads, self._paths, exclude=patterns)
 
     def prefetch(self, ready: Loadable) -> None:
         """Begin to download what the last build used, also before the agent is there."""
@@ -283,6 +282,7 @@ class Epoch:
             losses=self._losses,
             scratch=self._paths.scratch,
             max_used_space=self._launch.max_used_space,
+            exclude=self._settings.exclude_mount,
         )
 
     def collected(self, packs: frozenset[bytes], collection: int) -> None:

@@ -187,11 +187,11 @@ class Loadable:
 
 
 async def loadable(
-    found: Found, downloads: Downloads, paths: EpochPaths, *, empty_mounts: bool = False
+    found: Found, downloads: Downloads, paths: EpochPaths, *, exclude: Sequence[str] = ()
 ) -> Loadable:
     """Download the databases and describe the rest to the agent.
 
-    With ``empty_mounts`` the contents of cache mounts are no part of it.
+    Contents of cache mounts that a pattern of ``exclude`` matches are no part of it.
 
     Needs neither the namespace nor the agent, which start meanwhile. Whoever gives up waiting
     may start a daemon at once: the thread that still writes does so in a place of its own.
@@ -206,17 +206,17 @@ async def loadable(
     content = await downloads.content(where.data, lambda: 0)
     laid = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="laid-", dir=paths.base))
     await asyncio.to_thread(databases.lay, tree, content, found.root, laid)
-    if empty_mounts:
-        plan = await asyncio.to_thread(_with_empty_mounts, found.root, laid)
+    if exclude:
+        plan = await asyncio.to_thread(_without_mounts, found.root, laid, exclude)
     root_path = paths.down / "root"
     await asyncio.to_thread(root_path.write_bytes, plan.root.SerializeToString())
     request = agent_pb2.LoadRequest(root_path=str(root_path), lease_blobs=True)
     return Loadable(found, plan, downloads, request, laid)
 
 
-def _with_empty_mounts(root: cache_pb2.Root, laid: Path) -> Plan:
+def _without_mounts(root: cache_pb2.Root, laid: Path, patterns: Sequence[str]) -> Plan:
     try:
-        mounts = databases.records(laid).mounts
+        records = databases.records(laid)
     except FileNotFoundError as error:
         raise CorruptObject("the databases do not say which snapshots are cache mounts") from error
-    return Plan(cachemounts.emptied(root, mounts))
+    return Plan(cachemounts.emptied(root, cachemounts.excluded(records, patterns)))

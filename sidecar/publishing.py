@@ -210,6 +210,8 @@ class Publishing:
         finally:
             self._left_out("layer", checkpointer.pruned)
         self._left_out("cache-mount", picture.left_out)
+        if picture.excluded:
+            log.info("excluded from the cache", mounts=picture.excluded)
         return picture
 
     def _left_out(self, what: str, reasons: dict[str, str]) -> None:

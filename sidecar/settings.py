@@ -29,6 +29,7 @@ from sidecar.values import (
     parse_http_listen,
     parse_integer,
     parse_listen,
+    parse_mount_pattern,
     parse_name,
     parse_network,
     parse_path,
@@ -176,6 +177,14 @@ class Settings:
         "What to take from the domains of --read-domain. layers: cache mounts, which may hold "
         "credentials, begin empty.",
         "none|layers|all",
+        _CACHE,
+    )
+    exclude_mount: tuple[str, ...] = setting(
+        several(parse_mount_pattern),
+        (),
+        "Cache mounts that are neither published nor restored: their id or target, in which * "
+        "stands for any text. May be repeated.",
+        "PATTERN",
         _CACHE,
     )
     signing_key: Path | None = setting(

@@ -159,6 +159,12 @@ def parse_name(value: object) -> str:
     return text
 
 
+def parse_mount_pattern(value: object) -> str:
+    """Return a pattern for ids and targets of cache mounts, without slashes at its end."""
+    text = parse_name(value)
+    return text.rstrip("/") or text
+
+
 def parse_verify_key(value: object) -> str:
     """Return TENANT/DOMAIN=PATH, the path made absolute."""
     place = parse_key_place(parse_text(value))

@@ -53,7 +53,7 @@ class Captures:
         with self._snapshotter.held(row):
             layer = self._snapshotter.layer(row)
             captured = self._packer.capture_snapshot(
-                name, layer, idle=request.idle, again=request.active
+                name, layer, idle=request.idle, again=request.active, bare=request.bare
             )
             async with aclosing(captured) as events:
                 async for event in events:

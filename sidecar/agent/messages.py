@@ -59,13 +59,14 @@ class Forget(msgspec.Struct, tag=True, frozen=True):
 class CaptureTree(msgspec.Struct, tag=True, frozen=True):
     """A directory; `remember`: the name under which it may be captured again.
 
-    `fine`: what is in it changes in small places, as databases do.
+    `fine`: what is in it changes in small places, as databases do. `bare`: nothing that is in it.
     """
 
     path: bytes
     remember: str | None
     idle: bool
     fine: bool = False
+    bare: bool = False
 
 
 class CaptureBlob(msgspec.Struct, tag=True, frozen=True):

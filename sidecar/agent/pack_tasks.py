@@ -66,7 +66,10 @@ class PackTasks:
         grain = chunking.FINE if request.fine else chunking.COARSE
         left_out = ""
         try:
-            captured = self._packer.capture_tree(path, remember=request.remember, grain=grain)
+            if request.bare:
+                captured = self._packer.capture_bare(path)
+            else:
+                captured = self._packer.capture_tree(path, remember=request.remember, grain=grain)
         except NotCapturable as error:
             left_out = str(error)
             captured = self._packer.capture_bare(path)

@@ -91,10 +91,13 @@ class PackerClient:
             # The next one is told everything when it starts.
             await self._end()
 
-    def capture_snapshot(self, name: str, path: Path, *, idle: bool, again: bool) -> Events:
+    def capture_snapshot(
+        self, name: str, path: Path, *, idle: bool, again: bool, bare: bool = False
+    ) -> Events:
         """Pack the directory `path`; the last event is `snapshot` or `skipped`."""
         key = agent_pb2.ObjectId(kind=agent_pb2.OBJECT_KIND_SNAPSHOT, name=name)
-        request = messages.CaptureTree(os.fsencode(path), name if again else None, idle)
+        remember = name if again else None
+        request = messages.CaptureTree(os.fsencode(path), remember, idle, bare=bare)
         return self._capture(_Capture(key, request))
 
     def capture_blob(self, digest: str, path: Path, *, idle: bool) -> Events:

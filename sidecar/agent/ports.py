@@ -91,9 +91,11 @@ class Packer(Protocol):
         """Takes chunks (digests, concatenated) as not stored. Raises CorruptObject."""
 
     def capture_snapshot(
-        self, name: str, path: Path, *, idle: bool, again: bool
+        self, name: str, path: Path, *, idle: bool, again: bool, bare: bool = False
     ) -> AsyncGenerator[agent_pb2.CaptureEvent, None]:
-        """Packs the directory `path`. `again`: it may have changed since it was last read."""
+        """Packs the directory `path`. `again`: it may have changed since it was last read. `bare`:
+        as if nothing were in it.
+        """
 
     def capture_blob(
         self, digest: str, path: Path, *, idle: bool

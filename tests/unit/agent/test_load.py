@@ -58,7 +58,7 @@ class Packer:
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
         self.known: list[Path] = []
-        self.captured: list[tuple[str, bool]] = []
+        self.captured: list[tuple[str, bool, bool]] = []
 
     async def forget(self, digests: bytes) -> None:
         raise AssertionError(f"{digests!r} should not be forgotten")
@@ -73,9 +73,10 @@ class Packer:
         *,
         idle: bool,  # noqa: ARG002
         again: bool,
+        bare: bool = False,
     ) -> AsyncGenerator[agent_pb2.CaptureEvent, None]:
         assert name in self.rows.holding
-        self.captured.append((name, again))
+        self.captured.append((name, again, bare))
         yield agent_pb2.CaptureEvent(snapshot=agent_pb2.CapturedTree(name=name))
 
     async def capture_blob(
@@ -276,7 +277,12 @@ async def test_what_cannot_be_captured_is_skipped(scene: Scene) -> None:
         "pack",
     ]
     assert [e.skipped.object.name for e in events if e.HasField("skipped")] == names[1:]
-    request = agent_pb2.CaptureRequest(snapshots=["active"], active=True)
-    assert [event.snapshot.name async for event in captures.run(request)] == ["active"]
-    assert scene.packer.captured == [("done", False), ("active", True)]
+    for bare in (False, True):
+        request = agent_pb2.CaptureRequest(snapshots=["active"], active=True, bare=bare)
+        assert [event.snapshot.name async for event in captures.run(request)] == ["active"]
+    assert scene.packer.captured == [
+        ("done", False, False),
+        ("active", True, False),
+        ("active", True, True),
+    ]
     assert not scene.rows.holding

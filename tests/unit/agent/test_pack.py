@@ -347,6 +347,19 @@ def test_the_packing_process_gives_a_stand_in_for_a_tree_beyond_the_limits(
     assert (bare.data_digests, bare.usage_inodes) == (b"", 1)
 
 
+def test_the_packing_process_reads_nothing_in_a_bare_directory(source: Path, cache: Cache) -> None:
+    (source / "token").write_bytes(os.urandom(20))
+    tasks = PackTasks(cast("Channel", None), cache.staging, trees.LIMITS)
+    reply = tasks.run(messages.CaptureTree(os.fsencode(source), "name", idle=False, bare=True))
+    tasks._sink._writer.discard()
+    assert isinstance(reply, messages.TreeCaptured)
+    assert (reply.tree_digests, reply.left_out) == (
+        cache.packer.capture_bare(source).tree_digests,
+        "",
+    )
+    assert reply.data_digests == b""
+
+
 @pytest.mark.parametrize("size", [trees.MAX_FILE, trees.MAX_FILE + 1])
 def test_a_file_that_no_usual_file_system_holds_is_refused(source: Path, size: int) -> None:
     (source / "huge").touch()

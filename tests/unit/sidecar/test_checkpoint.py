@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc.aio
@@ -17,13 +18,14 @@ from buildsvc.cache.roots import ChunkTable
 from buildsvc.errors import CorruptObject, StoreError
 from buildsvc.store.faults import Fail, FaultyStore, Rule
 from buildsvc.store.local import LocalStore
-from sidecar import checkpoint, databases
+from sidecar import cachemounts, checkpoint, databases
 from sidecar.agentclient import AgentClient
 from sidecar.buildkit import BuildKit
 from sidecar.capture import Captures, NotCapturedError, Uploads
 from sidecar.checkpoint import Checkpointer, Daemon, NotIdle
 from sidecar.databases import Records
 from sidecar.losses import Losses
+from sidecar.pause import NotStopped
 from sidecar.status import Status
 from tests.unit.cache.fakes import make_root, write_pack
 from tests.unit.sidecar.fakeagent import FakeAgent, connected
@@ -60,7 +62,8 @@ class FakeDatabases:
         self.blobs: list[dict[str, int]] = [{}]
         self.contexts = [0]
         self.bad = ""
-        self.found = Records({}, frozenset())
+        self.found = Records({}, {})
+        self.copied_records = 0
         self.verified: frozenset[str] = frozenset()
 
     def transactions(self, _: Path) -> tuple[int, ...]:
@@ -84,6 +87,10 @@ class FakeDatabases:
 
     def own_name(self, snapshot: str) -> str:
         return databases.own_name(snapshot)
+
+    def copy_records(self, _: Path, into: Path) -> None:
+        self.copied_records += 1
+        into.mkdir()
 
     def local_contexts(self, _: Path) -> int:
         return self.contexts.pop(0) if len(self.contexts) > 1 else self.contexts[0]
@@ -110,6 +117,7 @@ class Scene:
         #: How many processes RUN steps have left, at each look.
         self.strays = [0]
         self.losses = Losses()
+        self.exclude: list[str] = []
         self.catalog = Catalog()
         self._client = client
 
@@ -130,6 +138,7 @@ class Scene:
             losses=self.losses,
             scratch=self.directory / "scratch",
             max_used_space=1000,
+            exclude=self.exclude,
         )
 
     def goes_on(self) -> bool:
@@ -145,7 +154,8 @@ async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     try:
         async with connected(agent, tmp_path) as client:
             made = Scene(tmp_path, client, agent, daemon.pid)
-            monkeypatch.setattr(checkpoint, "databases", made.databases)
+            for module in (checkpoint, cachemounts):
+                monkeypatch.setattr(module, "databases", made.databases)
             yield made
             assert made.goes_on()
     finally:
@@ -264,7 +274,7 @@ async def test_a_cache_mount_beyond_the_limits_is_empty_or_as_it_was(
     name = "buildkit/2/upper"
     if restored:
         scene.restored = await asyncio.to_thread(make_root, scene.directory)
-    scene.databases.found = Records({"upper": ["record"]}, frozenset({"upper"}))
+    scene.databases.found = Records({"upper": ["record"]}, {"upper": ("/c",)})
     scene.agent.state = agent_pb2.State(snapshots=[row(name, ACTIVE, touched=1)])
     scene.agent.captures = [[stand_in(name)], [DATABASES]]
     picture = await scene.checkpointer().take()
@@ -275,11 +285,57 @@ async def test_a_cache_mount_beyond_the_limits_is_empty_or_as_it_was(
     assert len(scene.api.pruned) == 2
 
 
+async def test_of_excluded_cache_mounts_nothing_is_read(scene: Scene) -> None:
+    scene.exclude = ["/secret*", "token"]
+    ids = {one: [one] for one in ("a", "b", "c", "d")}
+    scene.databases.found = Records(
+        ids, {"a": ("/secret/x", "x"), "b": ("/c", "c"), "c": ("/t", "token")}
+    )
+    # The last one is in no record.
+    active = [f"buildkit/1/{one}" for one in ("a", "b", "c", "d", "e")]
+    scene.agent.state = agent_pb2.State(snapshots=[row(name, ACTIVE) for name in active])
+    scene.agent.captures = [
+        [tree_event(active[1]), tree_event(active[3])],
+        [tree_event(active[number]) for number in (0, 2, 4)],
+        [DATABASES],
+    ]
+    picture = await scene.checkpointer().take()
+    whole, bare, _ = scene.agent.captured
+    assert (list(whole.snapshots), whole.active, whole.bare) == (active[1:4:2], True, False)
+    assert (list(bare.snapshots), bare.active, bare.bare) == (active[::2], True, True)
+    assert (picture.excluded, picture.left_out) == (["/secret/x", "/t", "e"], {})
+    assert [info.name for info, tree in picture.snapshots if tree] == active
+
+
+async def test_without_exclusions_the_daemon_is_not_paused_for_them(scene: Scene) -> None:
+    scene.agent.state = agent_pb2.State(snapshots=[row("buildkit/1/a", ACTIVE)])
+    scene.agent.captures = [[tree_event("buildkit/1/a")], [DATABASES]]
+    assert (await scene.checkpointer().take()).excluded == []
+    assert scene.databases.copied_records == 0
+
+
+async def test_a_daemon_that_cannot_be_paused_for_its_records(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def never(pid: int) -> AsyncIterator[None]:
+        if pid:
+            raise NotStopped("it sleeps")
+        yield
+
+    monkeypatch.setattr(cachemounts, "paused", never)
+    scene.exclude = ["*"]
+    scene.agent.state = agent_pb2.State(snapshots=[row("buildkit/1/a", ACTIVE)])
+    with pytest.raises(NotIdle, match="it sleeps"):
+        await scene.checkpointer().take()
+    assert scene.agent.captured == []
+
+
 async def test_layers_beyond_the_limits_are_pruned_with_what_is_on_them(scene: Scene) -> None:
     below, large, above = row("n/1/below"), row("n/2/large"), row("n/3/above", ACTIVE, touched=2)
     large.info.parent, above.info.parent = "n/1/below", "n/2/large"
     ids = {"below": ["b"], "large": ["l"], "above": ["a", "unfinalized"]}
-    scene.databases.found = Records(ids, frozenset())
+    scene.databases.found = Records(ids, {})
     scene.agent.state = agent_pb2.State(snapshots=[below, large, above])
     scene.agent.frozen_states = [
         scene.agent.state,
@@ -303,7 +359,7 @@ async def test_a_merge_that_holds_a_lost_layer_is_pruned_with_it(scene: Scene) -
     linked, other = row("n/1/linked"), row("n/2/other")
     scene.databases.found = Records(
         {"linked": ["l"], "other": ["o"], "merge": ["merge"], "upon": ["upon"]},
-        frozenset(),
+        {},
         {"merge": ["o", "l"], "upon": ["merge"], "l": []},
     )
     scene.agent.state = agent_pb2.State(snapshots=[linked, other])
@@ -314,7 +370,7 @@ async def test_a_merge_that_holds_a_lost_layer_is_pruned_with_it(scene: Scene) -
 
 
 async def test_a_layer_that_cannot_be_pruned_is_named(scene: Scene) -> None:
-    scene.databases.found = Records({"large": ["l"]}, frozenset())
+    scene.databases.found = Records({"large": ["l"]}, {})
     scene.agent.state = agent_pb2.State(snapshots=[row("n/2/large")])
     scene.agent.captures = [[stand_in("n/2/large")]]
     with pytest.raises(NotCapturedError, match="n/2/large: too large, and its record cannot"):
@@ -327,7 +383,7 @@ async def test_what_was_in_a_lost_pack_is_captured_again(scene: Scene) -> None:
     scene.losses.packs |= {pack.digest for pack in root.packs}
     (blob,) = root.blobs
     scene.databases.blobs = [{blob.digest: blob.size}]
-    scene.databases.found = Records({"upper": ["record"]}, frozenset())
+    scene.databases.found = Records({"upper": ["record"]}, {})
     lower, upper = row("buildkit/1/lower"), row("buildkit/2/upper")
     upper.residency = agent_pb2.RESIDENCY_LAZY
     captured = agent_pb2.CaptureEvent(
@@ -371,7 +427,7 @@ async def test_a_lost_cache_mount_is_pruned_and_not_captured(scene: Scene) -> No
     scene.losses.packs |= {pack.digest for pack in root.packs}
     mount = row("buildkit/2/upper", ACTIVE, touched=1)
     mount.residency = agent_pb2.RESIDENCY_LAZY
-    scene.databases.found = Records({"upper": ["record"]}, frozenset({"upper"}))
+    scene.databases.found = Records({"upper": ["record"]}, {"upper": ("/c",)})
     scene.agent.state = agent_pb2.State(snapshots=[mount])
     scene.agent.frozen_states = [scene.agent.state, agent_pb2.State()]
     scene.agent.captures = [[DATABASES]]
@@ -454,7 +510,7 @@ async def test_beside_a_corrupt_chunk_what_is_not_on_disk_stays(scene: Scene, *,
     assert table[min(mine)].pack in scene.losses.suspects
     lazy = row("buildkit/2/upper")
     lazy.residency = agent_pb2.RESIDENCY_LAZY
-    scene.databases.found = Records({"upper": ["record"]}, frozenset())
+    scene.databases.found = Records({"upper": ["record"]}, {})
     scene.agent.state = agent_pb2.State(snapshots=[lazy])
     if own:
         scene.agent.frozen_states = [scene.agent.state, agent_pb2.State()]

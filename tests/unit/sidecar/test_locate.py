@@ -350,21 +350,30 @@ async def test_what_the_daemon_needs_is_there(
     assert downloads._slots._staged == 0
 
 
+@pytest.mark.parametrize("pattern", ["*", "pip", "/root/*", "*/pip"])
 async def test_cache_mounts_that_are_to_begin_empty(
-    store: LocalStore, paths: EpochPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: LocalStore,
+    paths: EpochPaths,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pattern: str,
 ) -> None:
     found = await found_in(store, tmp_path / "packs")
     (layer,) = found.root.snapshots
     mount = found.root.snapshots.add(info=layer.info, tree=layer.tree)
     mount.info.name, mount.info.kind = "buildkit/7/mount", cache_pb2.SNAPSHOT_KIND_ACTIVE
     mount.info.usage_bytes = 4096
+    other = found.root.snapshots.add(info=mount.info, tree=layer.tree)
+    other.info.name = "buildkit/8/other"
     before = found.root.SerializeToString()
-    monkeypatch.setattr(databases, "records", lambda _: Records({}, frozenset({"mount", "a"})))
+    mounts = {"mount": ("/root/.cache/pip", "pip"), "other": ("/var/cache/apt",)}
+    monkeypatch.setattr(databases, "records", lambda _: Records({}, mounts))
     downloads = down(store, paths)
-    ready = await loadable(found, downloads, paths, empty_mounts=True)
+    ready = await loadable(found, downloads, paths, exclude=["/nothing", pattern])
     told = cache_pb2.Root.FromString(Path(ready.request.root_path).read_bytes())
     assert told == ready.plan.root
-    kept, emptied = told.snapshots
+    kept, emptied, left = told.snapshots
+    assert left.HasField("tree") == (pattern != "*")
     assert (kept, emptied.HasField("tree"), emptied.info.usage_bytes) == (layer, False, 0)
     assert ObjectKey.snapshot(mount.info.name) not in ready.plan.contents
     assert found.root.SerializeToString() == before

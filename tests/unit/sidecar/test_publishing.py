@@ -90,6 +90,7 @@ class FakeEpoch:
             used=["buildkit/1/lower"],
             database_bytes=9,
             left_out=self.mounts,
+            excluded=[],
             outdated=partial(self.losses.exceed, len(self.losses)),
         )
 
@@ -354,7 +355,7 @@ def test_the_trace_of_earlier_pods_is_kept_behind_this_ones(tmp_path: Path) -> N
     root = make_root(tmp_path)
     infos = [s.info for s in root.snapshots]
     picture = Picture(
-        [(info, None) for info in infos], [], CapturedTree(b"", b"", 0, 0), [], 0, {}, bool
+        [(info, None) for info in infos], [], CapturedTree(b"", b"", 0, 0), [], 0, {}, [], bool
     )
     root.trace.cold = True
     root.trace.used[:] = ["buildkit/1/lower", "gone", "buildkit/2/upper"]

@@ -81,6 +81,7 @@ def test_every_setting_can_be_set_by_every_source(config: Path, tmp_path: Path) 
         "trust_domain": "d",
         "read_domain": "protected,other",
         "fork_reads": "all",
+        "exclude_mount": "/root/.m2,npm-*",
         "signing_key": "/keys/signing.pem",
         "verify_key": "t/d=/keys/d,t/forks=/keys/forks.pem",
         "publish": "never",
