@@ -13,8 +13,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache.records import own_name
 from sidecar import databases
-from sidecar.databases import Records, own_name
+from sidecar.databases import Records
 from sidecar.pause import paused
 from sidecar.settings import Settings
 
@@ -70,7 +71,7 @@ class Exclusion:
         return {
             name: mounts.get(own, own)
             for name in active
-            if (own := databases.own_name(name)) in mounts or own not in records.ids
+            if (own := own_name(name)) in mounts or own not in records.ids
         }
 
 

@@ -39,6 +39,7 @@ import grpc.aio
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache.records import own_name
 from sidecar import databases
 from sidecar.agentclient import AgentClient
 from sidecar.buildkit import BuildKit
@@ -189,7 +190,7 @@ class Checkpointer:
             return {}
         records = await asyncio.to_thread(databases.records, copied)
         mounts = records.mounts
-        layers = {n: why for n, why in reasons.items() if databases.own_name(n) not in mounts}
+        layers = {n: why for n, why in reasons.items() if own_name(n) not in mounts}
         layers |= lost
         if not layers:
             return reasons

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 import stat
 from collections import defaultdict
@@ -14,31 +12,29 @@ from itertools import accumulate
 from pathlib import Path
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
-from buildsvc.cache import trees
+from buildsvc.cache import bolt, trees
+from buildsvc.cache.records import (
+    CACHE_MOUNT,
+    LOCAL_CONTEXT,
+    METADATA,
+    WORKER,
+    mount_names,
+    own_name,
+    read_records,
+)
 from buildsvc.cache.roots import ChunkTable
 from buildsvc.errors import CorruptObject
-from sidecar.agent import bolt
 
-#: Relative to buildkitd's root. ``workerid`` is part of every key in cache.db: without it
-#: nothing hits.
-WORKER = "runc-overlayfs"
+#: Relative to buildkitd's root, as all of these.
 CONTENT = f"{WORKER}/content/blobs"
 CONTAINERD = f"{WORKER}/containerdmeta.db"
-METADATA = f"{WORKER}/metadata_v2.db"
 SOLVER = "cache.db"
 HISTORY = "history.db"
+#: Part of every key in cache.db: without it nothing hits.
 WORKER_ID = f"{WORKER}/workerid"
 _BOLT = (SOLVER, METADATA, CONTAINERD, HISTORY)
 #: Bytes of all of them that are still believed; they are laid out in memory.
 _LARGEST = 1 << 30
-#: Where a record names those that it holds (BuildKit's cache/metadata.go).
-_PARENTS = (
-    b"cache.parent",
-    b"cache.mergeParents",
-    b"cache.lowerDiffParent",
-    b"cache.upperDiffParent",
-)
-_DESCRIPTION = re.compile(r"cached mount (.+?) from ", re.DOTALL)
 #: A build under way changes these; history alone is written up to 3 s after a build.
 _CHANGED_BY_BUILDS = (SOLVER, METADATA, CONTAINERD)
 
@@ -195,61 +191,18 @@ class Records:
         return [one for one in found if one in known]
 
 
-def own_name(snapshot: str) -> str:
-    """Return BuildKit's own name of a snapshot, which containerd has put others before."""
-    return snapshot.rpartition("/")[2]
-
-
 def records(copied: Path) -> Records:
-    """Read which records use which snapshot.
-
-    A record that was committed and not finalized yet has the snapshot of its ``equalMutable``.
-    """
+    """Read which records use which snapshot."""
     ids: defaultdict[str, list[str]] = defaultdict(list)
     mounts: dict[str, tuple[str, ...]] = {}
     parents: dict[str, list[str]] = {}
-    with bolt.Database(copied / METADATA) as database:
-        found = database.root.bucket(b"_main")
-        for key, record in found.buckets() if found is not None else ():
-            values = record.values()
-            name = _text(values.get(b"cache.equalMutable")) or _text(values.get(b"cache.snapshot"))
-            ids[name or key.decode()].append(key.decode())
-            if _text(values.get(b"cache.recordType")) == "exec.cachemount":
-                mounts[name or key.decode()] = _mount_names(values)
-            held = [text for parent in _PARENTS for text in _texts(values.get(parent))]
-            if held:
-                parents[key.decode()] = held
+    for record in read_records(copied / METADATA):
+        ids[record.snapshot].append(record.id)
+        if record.kind == CACHE_MOUNT:
+            mounts[record.snapshot] = mount_names(record)
+        if record.parents:
+            parents[record.id] = record.parents
     return Records(dict(ids), mounts, parents)
-
-
-def _mount_names(values: Mapping[bytes, bytes]) -> tuple[str, ...]:
-    """Target and id of a cache mount, the target being that of its first use.
-
-    BuildKit knows it by NAMESPACE/ID, with :RECORD behind it where it began as that record's
-    content, and describes it as "cached mount TARGET from STEP" (solver/llbsolver/mounts).
-    """
-    described = _DESCRIPTION.match(_text(values.get(b"cache.description")))
-    known = _text(values.get(b"cache-dir")).partition("/")[2]
-    names = [os.path.normpath(described[1])] if described else []
-    names += [known, known.rpartition(":")[0]]
-    return tuple(name for name in dict.fromkeys(names) if name)
-
-
-def _text(value: bytes | None) -> str:
-    """The text in one of BuildKit's values; empty where there is none."""
-    return next(iter(_texts(value)), "")
-
-
-def _texts(value: bytes | None) -> list[str]:
-    """The texts in one of BuildKit's values, which are JSON."""
-    if not value:
-        return []
-    try:
-        inside = json.loads(value)["value"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptObject(f"{METADATA}: {value[:80]!r} is no value") from error
-    texts = inside if isinstance(inside, list) else [inside]
-    return [text for text in texts if isinstance(text, str) and text]
 
 
 def local_contexts(copied: Path) -> int:
@@ -258,9 +211,4 @@ def local_contexts(copied: Path) -> int:
     Their trees are rewritten in place, without a call to the agent, while their content
     hashes sit in the database: a generation that has one could build a wrong image.
     """
-    with bolt.Database(copied / METADATA) as database:
-        records = database.root.bucket(b"_main")
-        if records is None:
-            return 0
-        types = (record.values().get(b"cache.recordType", b"") for _, record in records.buckets())
-        return sum(b'"source.local"' in value for value in types)
+    return sum(record.kind == LOCAL_CONTEXT for record in read_records(copied / METADATA))

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
+from buildsvc.cache.records import CACHE_MOUNT, Record, mount_names
 from sidecar.cachemounts import ALL, excluded, not_restored
-from sidecar.databases import Records, _mount_names
+from sidecar.databases import Records
 from sidecar.settings import Settings
-
-
-def names(key: str, description: str) -> tuple[str, ...]:
-    texts = {b"cache-dir": key, b"cache.description": description}
-    return _mount_names(
-        {name: json.dumps({"value": text}).encode() for name, text in texts.items()}
-    )
 
 
 @pytest.mark.parametrize(
@@ -35,7 +28,8 @@ def names(key: str, description: str) -> tuple[str, ...]:
 def test_what_a_dockerfile_calls_a_mount(
     key: str, description: str, expected: tuple[str, ...]
 ) -> None:
-    assert names(key, description) == expected
+    record = Record("id", "own", CACHE_MOUNT, description, "", [], key)
+    assert mount_names(record) == expected
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from buildsvc.cache.roots import ChunkTable
 from buildsvc.errors import CorruptObject, StoreError
 from buildsvc.store.faults import Fail, FaultyStore, Rule
 from buildsvc.store.local import LocalStore
-from sidecar import cachemounts, checkpoint, databases
+from sidecar import cachemounts, checkpoint
 from sidecar.agentclient import AgentClient
 from sidecar.buildkit import BuildKit
 from sidecar.capture import Captures, NotCapturedError, Uploads
@@ -84,9 +84,6 @@ class FakeDatabases:
 
     def records(self, _: Path) -> Records:
         return self.found
-
-    def own_name(self, snapshot: str) -> str:
-        return databases.own_name(snapshot)
 
     def copy_records(self, _: Path, into: Path) -> None:
         self.copied_records += 1

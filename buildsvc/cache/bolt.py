@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from sidecar.agent.boltpages import BRANCH, LEAF, Page, PageFile, check_order
+from buildsvc.cache.boltpages import BRANCH, LEAF, Page, PageFile, check_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
