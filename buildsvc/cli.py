@@ -32,9 +32,9 @@ Image builds in fresh pods at the speed of a warm daemon. The part beside a buil
 this is for those who keep the cache."""
 
 _CODES = """\
-exit codes: 0 done, 64 wrong usage, 65 the cache is not what it should be, 73 a key file cannot be
-created, 74 the store does not keep what is needed, 75 it is not available, 77 it refuses, 78 a
-setting, such as its address or a key file, is wrong"""
+exit codes: 0 done, 64 wrong usage, 65 the cache is not what it should be, 66 it has no such key or
+generation, 73 a key file cannot be created, 74 the store does not keep what is needed, 75 it is not
+available, 77 it refuses, 78 a setting, such as its address or a key file, is wrong"""
 
 _CHECK = """\
 Tests a store for everything that builds rely on: what is written is there at once and for all,

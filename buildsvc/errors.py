@@ -38,6 +38,12 @@ class UsageError(BuildsvcError):
     exit_code = 64
 
 
+class NotPublished(BuildsvcError):
+    """The store has no such cache key, or the key no such generation (EX_NOINPUT)."""
+
+    exit_code = 66
+
+
 class ConfigError(BuildsvcError):
     """A setting is missing, wrong, or in conflict with another (EX_CONFIG)."""
 

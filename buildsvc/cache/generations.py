@@ -50,7 +50,7 @@ from buildsvc.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from buildsvc.cache.signing import SigningKey, VerifyKeys
     from buildsvc.store.contract import Store
@@ -131,7 +131,7 @@ class GenerationLog:
         self,
         skipped: Callable[[int, CacheError], None],
         refused: Callable[[int, StoreRefused], None] | None = None,
-    ) -> AsyncIterator[Generation]:
+    ) -> AsyncGenerator[Generation, None]:
         """Generations from the newest back; ``skipped`` is told of each that cannot be used.
 
         ``refused`` is told of heads that the store does not give; without it, it is an error.

@@ -74,10 +74,10 @@ class Listed:
         return f"{_KEYS}{self.id}/heads/"
 
 
-async def listed_keys(store: Store) -> list[Listed]:
-    """The keys that LIST shows. Raises StoreError."""
+async def listed_keys(store: Store, key_id: str = "") -> list[Listed]:
+    """The keys that LIST shows, or the one with this id. Raises StoreError."""
     keys: dict[str, Listed] = {}
-    async for found in store.list(_KEYS):
+    async for found in store.list(f"{_KEYS}{key_id}/" if key_id else _KEYS):
         if match := _OF_KEY.fullmatch(found.name):
             key = keys.setdefault(match[1], Listed(match[1]))
             if not match[3]:

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from buildsvc.commandline import Parser
 from buildsvc.errors import ConfigError
@@ -47,6 +47,27 @@ def add_command(
         help="public key, or directory of them (*.pem), of a trust domain; may be repeated",
     )  # fmt: skip
     return command
+
+
+def add_key(command: Parser) -> None:
+    """Add the argument that names a key."""
+    command.add_argument(
+        "key", metavar="KEY", help="the cache key: as buildsvc cache ls prints it, its id or name"
+    )
+
+
+def add_number(command: Parser, name: str, text: str, nargs: Literal["?"] | None = None) -> None:
+    """Add an argument that names a generation."""
+    command.add_argument(name.lower(), metavar=name, type=_number, nargs=nargs, help=text)
+
+
+def _number(text: str) -> int:
+    from buildsvc.cache.keys import LAST_NUMBER
+
+    number = int(text)
+    if not 0 < number <= LAST_NUMBER:
+        raise ValueError(text)
+    return number
 
 
 def add_signing_key(command: Parser) -> None:

@@ -17,10 +17,17 @@ if TYPE_CHECKING:
     from buildsvc.cachecli.command import Commands
     from buildsvc.store.contract import Store
 
+_ABOUT = "Shows each key's generations and their sizes."
+
+_AFTER = """\
+Examples:
+  buildsvc cache ls s3://builds/cache
+  buildsvc cache ls s3://builds/cache --json"""
+
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    add_command(commands, "ls", _ls, "Shows each key's generations and their sizes.")
+    add_command(commands, "ls", _ls, _ABOUT, _AFTER)
 
 
 def _ls(arguments: argparse.Namespace) -> int:
