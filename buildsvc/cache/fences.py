@@ -5,8 +5,8 @@ See ``buildsvc.cache.collect``, step 3.
 
 from __future__ import annotations
 
-from contextlib import aclosing
-from typing import TYPE_CHECKING
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, NamedTuple
 
 from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.cache.keys import LAST_NUMBER, parse_number
@@ -37,18 +37,53 @@ async def fence(
             collection = max(collection, await log.collections.newest())
         if newest is not None and newest.head.collection >= collection:
             return
-        repeats = await _newest_usable(reader, log, oldest)
-        try:
-            await log.fence(
-                number + 1,
-                parent=newest,
-                collection=collection,
-                oldest_kept=min(oldest, repeats.origin) if repeats else number + 1,
-                repeats=repeats,
-            )
-        except HeadConflict:
-            continue
-        return
+        place = _Place(number, newest, collection)
+        if await _continue(reader, log, place, oldest) is not None:
+            return
+
+
+async def drop(reader: Reader, log: GenerationLog, oldest: int) -> Generation:
+    """Creates the key's next head, by which nothing older than ``oldest`` is kept.
+
+    What was published from ``oldest`` on stays. It is a fence that knows of no more collections
+    than the head before it, so to writers and collections it is like any published head. Raises
+    StoreError, UnsupportedFormat, UntrustedHead.
+    """
+    while True:
+        number = await log.newest_number()
+        newest: Generation | None = None
+        # One that cannot be read is continued as a publisher does: what is known is what has begun.
+        with suppress(CacheError):
+            newest = await log.read(number) if number else None
+        known = newest.head.collection if newest else await log.collections.newest()
+        made = await _continue(reader, log, _Place(number, newest, known), oldest)
+        if made is not None:
+            return made
+
+
+class _Place(NamedTuple):
+    """The newest head, its number and, None where it cannot be read, itself; what is known."""
+
+    number: int
+    newest: Generation | None
+    collection: int
+
+
+async def _continue(
+    reader: Reader, log: GenerationLog, place: _Place, oldest: int
+) -> Generation | None:
+    """Creates the head after that one; None when somebody else has done so."""
+    repeats = await _newest_usable(reader, log, oldest)
+    try:
+        return await log.fence(
+            place.number + 1,
+            parent=place.newest,
+            collection=place.collection,
+            oldest_kept=min(oldest, repeats.origin) if repeats else place.number + 1,
+            repeats=repeats,
+        )
+    except HeadConflict:
+        return None
 
 
 async def fence_unknown(store: Store, listed: Listed) -> None:

@@ -4,7 +4,8 @@ Heads are numbered from 1 without gaps, created once and never overwritten. A co
 old ones name, and later the old ones too, except for those by which the newest one is found
 (``buildsvc.cache.numbers``). Whoever creates head n+1 has published. A store's LIST may be behind
 or refused, so it is only where the search begins. A collection puts heads of its own between
-(``buildsvc.cache.collect``), which repeat what is kept.
+(``buildsvc.cache.collect``), which repeat what is kept; so does whoever gives up what a key has
+(``buildsvc.cache.fences.drop``).
 
 With a signing key heads are signed, with verify keys only signed ones are read
 (``buildsvc.cache.signing``). A chain of parents shows a head that was put in another's place: it

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from buildsvc.cachecli import diff, du, gc, ls, show, verify
+from buildsvc.cachecli import diff, du, gc, ls, rm, show, verify
 from buildsvc.commandline import Parser
 
 
 def add_cache_commands(group: Parser) -> None:
     """Add the commands of ``buildsvc cache`` to the group's parser."""
     commands = group.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (ls, show, diff, verify, du, gc):
+    for module in (ls, show, diff, verify, du, rm, gc):
         module.add(commands)

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache import survey
 from buildsvc.cache.catalog import BlobChunks, Catalog
 from buildsvc.cache.chunks import digest, split_digests
 from buildsvc.cache.collect import Collector
 from buildsvc.cache.collectionlog import CollectionLog
+from buildsvc.cache.fences import drop
 from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.cache.keys import CacheKey
 from buildsvc.cache.leases import Lease
@@ -390,3 +392,12 @@ async def collect(hand: Hand, policy: Policy, *, settle: float) -> None:
         if plan.packs or plan.roots:
             await collector.collect(plan)
         await collector.tidy(plan)
+
+
+async def remove(hand: Hand, key: CacheKey) -> None:
+    """Gives up what is published of the key, as the command does."""
+    log = GenerationLog(hand, key)
+    with suppress(StoreError):
+        newest = await log.newest_number()
+        if newest:
+            await drop(survey.Reader(hand), log, newest + 1)

@@ -36,6 +36,7 @@ from tests.unit.cache.actors import (
     Work,
     Writer,
     collect,
+    remove,
 )
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ OF_COLLECTORS = [
 #: The end comes as often as all others together.
 WRITING = st.just(THE_END) | st.sampled_from(OF_WRITERS)
 COLLECTING = st.just(THE_END) | st.sampled_from(OF_COLLECTORS)
+REMOVING = st.sampled_from([THE_END, "create keys", "stat keys"])
 READING = st.sampled_from([THE_END, "get roots", "put leases"])
 MOMENTS = st.sampled_from([*OF_WRITERS, *OF_COLLECTORS])
 DAY_NS = 24 * 3600 * 10**9
@@ -172,6 +174,12 @@ class CollectionModel(RuleBasedStateMachine):
             self.run(actor.finish())
             self.check()
         self.forget_the_done()
+
+    @precondition(lambda self: self.policy is HASTY and len(self.actors) < ACTORS)
+    @rule(key=OF_KEYS, until=REMOVING)
+    def a_removal(self, key: CacheKey, until: str) -> None:
+        """Somebody gives up what is published of a key; the other policy never loses a newest."""
+        self.add("remover", lambda hand: remove(hand, key), until)
 
     @rule(seconds=st.sampled_from([0.0, MIN_AGE / 3, MIN_AGE]))
     def a_whole_collection(self, seconds: float) -> None:

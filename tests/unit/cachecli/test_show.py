@@ -167,7 +167,7 @@ def test_nothing_controls_the_terminal(made: Made, console: Console) -> None:
 
 
 def test_the_page_of_help(console: Console, capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("ls", "show", "diff", "verify", "du", "gc"):
+    for command in ("ls", "show", "diff", "verify", "du", "rm", "gc"):
         with pytest.raises(SystemExit) as end:
             console.run(command, "--help")
         assert end.value.code == 0
