@@ -11,6 +11,7 @@ from pathlib import Path
 from buildsvc.cache.keys import CacheKey
 from buildsvc.errors import ConfigError, EnvironmentUnfit
 from buildsvc.store.address import uses_instance_role
+from buildsvc.store.bandwidth import BandwidthLimitedStore
 from buildsvc.store.contract import Store
 from buildsvc.store.meter import MeteredStore, StoreUse
 from buildsvc.store.open import open_store
@@ -103,7 +104,10 @@ def cache_store(settings: Settings, use: StoreUse) -> Store:
         ConfigError: its address is of no known kind.
     """
     connections = settings.download_concurrency + UPLOADS + _OTHERS
-    return RetryingStore(MeteredStore(open_store(settings.store, connections=connections), use))
+    store = RetryingStore(MeteredStore(open_store(settings.store, connections=connections), use))
+    if settings.upload_limit is None:
+        return store
+    return BandwidthLimitedStore(store, settings.upload_limit)
 
 
 async def buildkit_version(program: Path) -> str:

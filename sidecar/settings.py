@@ -282,6 +282,13 @@ class Settings:
         "N",
         _WORK,
     )
+    upload_limit: int | None = setting(
+        between(parse_size, "1kB"),
+        None,
+        "Bytes a second that are sent to the store, on average. Default: no limit.",
+        "SIZE",
+        _WORK,
+    )
     staging_limit: int = setting(
         between(parse_size, "64MiB"),
         "512MiB",

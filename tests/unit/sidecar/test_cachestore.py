@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from buildsvc.errors import ConfigError, EnvironmentUnfit, ObjectNotFound
+from buildsvc.store.bandwidth import BandwidthLimitedStore
 from buildsvc.store.meter import StoreUse
 from sidecar.cachestore import (
     UPLOADS,
@@ -161,6 +162,16 @@ async def test_downloads_wait_for_their_slots_and_not_for_connections() -> None:
 def local(tmp_path: Path) -> Settings:
     """With a store of the embedded kind."""
     return settings(store=str(tmp_path / "store"))
+
+
+async def test_what_is_sent_is_limited_where_that_is_set(local: Settings) -> None:
+    store = cache_store(settings(store=local.store, upload_limit=1000), StoreUse())
+    try:
+        assert isinstance(store, BandwidthLimitedStore)
+        await store.put("a/b", b"12345")
+        assert await store.get("a/b") == b"12345"
+    finally:
+        await store.close()
 
 
 async def test_what_is_sent_to_the_store_is_metered(local: Settings) -> None:

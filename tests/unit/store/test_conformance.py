@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from buildsvc.store.bandwidth import BandwidthLimitedStore
 from buildsvc.store.faults import FaultyStore
 from buildsvc.store.http import HttpStore
 from buildsvc.store.limit import LimitedStore
@@ -70,6 +71,12 @@ class TestLimitedStore(StoreSuite):
     @pytest.fixture
     async def store(self, local: LocalStore) -> Store:
         return LimitedStore(local, 1)
+
+
+class TestBandwidthLimitedStore(StoreSuite):
+    @pytest.fixture
+    async def store(self, local: LocalStore) -> Store:
+        return BandwidthLimitedStore(local, 1e9)
 
 
 class TestMeteredStore(StoreSuite):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from buildsvc.errors import ObjectNotFound, ShortObject, StoreUnavailable
+from buildsvc.store.bandwidth import BandwidthLimitedStore
 from buildsvc.store.faults import Fail, FaultyStore, FlipBit, Hold, LoseAnswer, Rule, Truncate
 from buildsvc.store.limit import LimitedStore
 from buildsvc.store.meter import MeteredStore, StoreUse
@@ -59,6 +60,56 @@ async def test_a_limited_listing_lets_its_reader_use_the_store(local: LocalStore
     store = LimitedStore(local, 1)
     await store.put("a", b"data")
     assert [await store.get(stat.name) async for stat in store.list("")] == [b"data"]
+
+
+class _Time:
+    """A clock that only sleepers move."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+async def test_what_is_sent_waits_for_what_was_sent_before(
+    local: LocalStore, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    await asyncio.to_thread(source.write_bytes, b"x" * 3000)
+    time = _Time()
+    store = BandwidthLimitedStore(local, 1000, sleep=time.sleep, clock=time.clock)
+    await store.put_file("a", source)
+    assert time.slept == []
+    await store.put("b", b"x" * 500)
+    assert time.slept == [3.0]
+    # What nobody has sent meanwhile is not made up for.
+    time.now += 100
+    await store.put("c", b"x" * 500)
+    await store.put("d", b"x")
+    assert time.slept == [3.0, 0.5]
+
+
+async def test_neither_readers_nor_heads_wait_for_what_was_sent(
+    local: LocalStore, tmp_path: Path
+) -> None:
+    time = _Time()
+    store = BandwidthLimitedStore(local, 1, sleep=time.sleep, clock=time.clock)
+    await store.put("a", b"x" * 1000)
+    await store.create("heads/1", b"head")
+    assert await store.get("a") == b"x" * 1000
+    assert await store.get_range("a", 0, 1) == b"x"
+    assert (await store.stat("a")).size == 1000
+    assert [found.name async for found in store.list("")] == ["a", "heads/1"]
+    await store.delete("a")
+    with (tmp_path / "target").open("wb") as target:
+        assert await store.get_range_to("heads/1", 0, 4, target.fileno()) == 4
+    assert time.slept == []
 
 
 async def test_the_meter_counts(local: LocalStore, tmp_path: Path) -> None:
