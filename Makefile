@@ -11,8 +11,12 @@ DOCKERFILE ?=
 CHANGE ?=
 PROGRAM ?=
 PYTEST_ARGS ?=
+POINTS ?=
+STEPS ?=
+QUICK ?=
+OUTPUT ?=
 
-.PHONY: help setup system tools venv proto images test lint fmt run bench wheel lock clean
+.PHONY: help setup system tools venv proto images test lint fmt run bench campaign wheel lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +60,9 @@ run: setup ## cold build, publish, change a line, build in a fresh pod: 5 minute
 bench: setup ## the comparison with a warm daemon and with BuildKit's own cache: about two hours
 	@echo "make: measuring; leave the machine alone meanwhile"
 	@tools/as-builder python -m perf.bench
+
+campaign: setup ## what the cache engine claims, tried for hours (QUICK=1, POINTS="3 5", STEPS=N, OUTPUT=FILE)
+	@tools/as-builder python -m tests.campaign run $(if $(QUICK),--quick) $(foreach point,$(POINTS),--point '$(point)') $(if $(STEPS),--steps '$(STEPS)') $(if $(OUTPUT),--output '$(abspath $(OUTPUT))')
 
 wheel: venv ## the wheel, into dist/: half a minute
 	@"$$(tools/venv.sh)/bin/python" -m build --wheel --no-isolation

@@ -1,7 +1,8 @@
 """Collections beside writers and readers, one operation of the store at a time.
 
 Hypothesis decides who goes next, whose answers are lost or come late, who dies and what the
-server's clock shows. ``BUILDSVC_MODEL_STEPS=10000`` plays that many steps.
+server's clock shows. ``BUILDSVC_MODEL_STEPS=10000`` plays that many steps,
+``BUILDSVC_MODEL_ACTORS=17`` with so many at a time.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from tests.unit.cache.actors import (
 T = TypeVar("T")
 
 STEPS = int(os.environ.get("BUILDSVC_MODEL_STEPS") or 1500)
-ACTORS = 8
+ACTORS = int(os.environ.get("BUILDSVC_MODEL_ACTORS") or 8)
 MIN_AGE = 20.0
 TERM = 40
 POLICY = Policy(keep_last=1, min_age=MIN_AGE, heads_stay=2 * LAG)

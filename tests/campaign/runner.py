@@ -1,0 +1,62 @@
+"""Goes through points, part by part, and keeps what each has found."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from tests.campaign.book import Book, verdict
+from tests.campaign.points import Found, Part, Point, Scene
+
+Place = Callable[[int], AbstractContextManager[Path]]
+"""Makes an empty directory with room for so many bytes, and removes it."""
+
+
+class Runner:
+    """Tries what is not in the book yet."""
+
+    def __init__(self, book: Book, place: Place, say: Callable[[str], None]) -> None:
+        """``say`` is told of every part, and of what goes on in it."""
+        self._book = book
+        self._place = place
+        self._say = say
+
+    def run(self, points: Sequence[tuple[Point, int]]) -> int:
+        """Try points with so many steps each; the exit code (`verdict`)."""
+        for point, steps in points:
+            self._book.begin(point.number, steps)
+        for point, steps in points:
+            parts = point.parts(steps)
+            for number, part in enumerate(parts, 1):
+                name = f"point {point.number} {point.name}, {part.name} ({number} of {len(parts)})"
+                if self._book.done(point.number, part.name):
+                    self._say(f"{name}: in the book")
+                else:
+                    self._try(point, part, name)
+        numbers = [point.number for point, _ in points]
+        return verdict(entry for number in numbers for entry in self._book.parts(number).values())
+
+    def _try(self, point: Point, part: Part, name: str) -> None:
+        self._say(f"{name}: begins")
+        began = time.monotonic()
+        try:
+            with self._place(point.room) as directory:
+                seed = f"{self._book.seed}/{point.number}/{part.name}"
+                found = part.work(Scene(directory, seed, lambda text: self._say(f"{name}: {text}")))
+        except AssertionError as miss:
+            found = Found({}, [_told(miss)])
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other parts are tried
+            self._book.save_error(point.number, part.name, time.monotonic() - began, _told(error))
+            self._say(f"{name}: COULD NOT BE TRIED: {error}")
+            return
+        seconds = time.monotonic() - began
+        self._book.save(point.number, part.name, seconds, found)
+        outcome = f"{len(found.misses)} MISSED" if found.misses else "met"
+        self._say(f"{name}: {outcome} in {seconds:.0f} s")
+
+
+def _told(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error)).strip()
