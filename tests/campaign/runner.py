@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, redirect_stderr
 from pathlib import Path
 
 from tests.campaign.book import Book, verdict
@@ -13,6 +14,10 @@ from tests.campaign.points import Found, Part, Point, Scene
 
 Place = Callable[[int], AbstractContextManager[Path]]
 """Makes an empty directory with room for so many bytes, and removes it."""
+
+
+#: Characters of logs that are kept.
+_LOGS = 20_000
 
 
 class Runner:
@@ -42,15 +47,19 @@ class Runner:
     def _try(self, point: Point, part: Part, name: str) -> None:
         self._say(f"{name}: begins")
         began = time.monotonic()
+        # Pods leave their logs there: they are kept when something went wrong.
+        logs = io.StringIO()
         try:
-            with self._place(point.room) as directory:
+            with self._place(point.room) as directory, redirect_stderr(logs):
                 seed = f"{self._book.seed}/{point.number}/{part.name}"
                 found = part.work(Scene(directory, seed, lambda text: self._say(f"{name}: {text}")))
         except AssertionError as miss:
-            found = Found({}, [_told(miss)])
+            found = Found({}, [_told(miss, logs)])
         except Exception as error:  # noqa: BLE001 - whatever it is, the other parts are tried
-            self._book.save_error(point.number, part.name, time.monotonic() - began, _told(error))
-            self._say(f"{name}: COULD NOT BE TRIED: {error}")
+            self._book.save_error(
+                point.number, part.name, time.monotonic() - began, _told(error, logs)
+            )
+            self._say(f"{name}: COULD NOT BE TRIED: {error!r}")
             return
         seconds = time.monotonic() - began
         self._book.save(point.number, part.name, seconds, found)
@@ -58,5 +67,6 @@ class Runner:
         self._say(f"{name}: {outcome} in {seconds:.0f} s")
 
 
-def _told(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error)).strip()
+def _told(error: BaseException, logs: io.StringIO) -> str:
+    told = "".join(traceback.format_exception(error)).strip()
+    return f"{logs.getvalue()[-_LOGS:]}\n{told}".strip()
