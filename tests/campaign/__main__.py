@@ -21,13 +21,15 @@ from typing import Any
 
 from perf import host
 from perf.commandline import add_places, new_output, parser, run_rootless
-from tests.campaign import badstore, canaries, collection, hostile, publishers
+from tests.campaign import badstore, canaries, collection, flips, hostile, kills, publishers
 from tests.campaign.book import Book, new_book, open_book
 from tests.campaign.points import CampaignError, Point
 from tests.campaign.report import markdown
 from tests.campaign.runner import Runner
 
 POINTS: tuple[Point, ...] = (
+    kills.POINT,
+    flips.POINT,
     publishers.POINT,
     collection.POINT,
     badstore.POINT,

@@ -41,7 +41,8 @@ class Part:
 
     name: str
     work: Callable[[Scene], Found]
-    """Raises AssertionError for what contradicts the claim, any other error if it was not tried."""
+    """Raises AssertionError for what contradicts the claim, or TimeoutError where something is
+    stuck; any other error if it could not be tried."""
 
 
 @dataclass(frozen=True)

@@ -53,20 +53,22 @@ class Runner:
             with self._place(point.room) as directory, redirect_stderr(logs):
                 seed = f"{self._book.seed}/{point.number}/{part.name}"
                 found = part.work(Scene(directory, seed, lambda text: self._say(f"{name}: {text}")))
-        except AssertionError as miss:
-            found = Found({}, [_told(miss, logs)])
         except Exception as error:  # noqa: BLE001 - whatever it is, the other parts are tried
-            self._book.save_error(
-                point.number, part.name, time.monotonic() - began, _told(error, logs)
-            )
-            self._say(f"{name}: COULD NOT BE TRIED: {error!r}")
-            return
+            told = f"{logs.getvalue()[-_LOGS:]}\n{''.join(traceback.format_exception(error))}"
+            if not _contradicts(error):
+                self._book.save_error(point.number, part.name, time.monotonic() - began, told)
+                self._say(f"{name}: COULD NOT BE TRIED: {error!r}")
+                return
+            found = Found({}, [told.strip()])
         seconds = time.monotonic() - began
         self._book.save(point.number, part.name, seconds, found)
         outcome = f"{len(found.misses)} MISSED" if found.misses else "met"
         self._say(f"{name}: {outcome} in {seconds:.0f} s")
 
 
-def _told(error: BaseException, logs: io.StringIO) -> str:
-    told = "".join(traceback.format_exception(error)).strip()
-    return f"{logs.getvalue()[-_LOGS:]}\n{told}".strip()
+def _contradicts(error: Exception) -> bool:
+    """Whether it says that the claim does not hold, and not that it could not be tried."""
+    if isinstance(error, ExceptionGroup):
+        # Of tasks that were tried side by side.
+        return all(_contradicts(each) for each in error.exceptions)
+    return isinstance(error, (AssertionError, TimeoutError))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,22 +216,28 @@ async def test_no_death_costs_the_next_pod_its_cache(
     points = draw(pytestconfig.getoption("--kill-points"), random.Random(seed))
     with capsys.disabled():
         print(f"\nkill: {len(points)} points, --kill-seed={seed}")
-    queue = asyncio.Queue[Point]()
-    for point in points:
-        queue.put_nowait(point)
-    async with asyncio.TaskGroup() as group:
-        running = [
-            group.create_task(_lane(memory / f"{number}", queue, random.Random(seed + number)))
-            for number in range(_LANES)
-        ]
-    found: Counter[str] = Counter()
-    for task in running:
-        found += task.result()
+    found = await kill_at(memory, points, seed)
     with capsys.disabled():
         print(f"kill: after {sum(found.values())} deaths the next pod found {dict(found)}")
     assert not found["cold"]
     assert found["new"]
     assert found["old"]
+
+
+async def kill_at(directory: Path, points: Sequence[Point], seed: int) -> Counter[str]:
+    """Kill at each point; how often the pod after a death found what (``Lane.found``)."""
+    queue = asyncio.Queue[Point]()
+    for point in points:
+        queue.put_nowait(point)
+    async with asyncio.TaskGroup() as group:
+        running = [
+            group.create_task(_lane(directory / f"{number}", queue, random.Random(seed + number)))
+            for number in range(_LANES)
+        ]
+    found: Counter[str] = Counter()
+    for task in running:
+        found += task.result()
+    return found
 
 
 async def _lane(

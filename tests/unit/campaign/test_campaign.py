@@ -34,6 +34,18 @@ def contradicted(_: Scene) -> Found:
     return Found({})
 
 
+def stuck(_: Scene) -> Found:
+    raise TimeoutError("nobody answers")
+
+
+def contradicted_in_tasks(_: Scene) -> Found:
+    raise ExceptionGroup("tasks", [AssertionError("arithmetic"), TimeoutError()])
+
+
+def broken_in_tasks(_: Scene) -> Found:
+    raise ExceptionGroup("tasks", [AssertionError("arithmetic"), OSError()])
+
+
 def broken(_: Scene) -> Found:
     raise OSError("no store")
 
@@ -78,6 +90,9 @@ def campaign(tmp_path: Path) -> Campaign:
         ({"a": fine}, 0, "| met |"),
         ({"a": fine, "b": missed}, 1, "**1 missed**"),
         ({"a": contradicted}, 1, "arithmetic"),
+        ({"a": stuck}, 1, "nobody answers"),
+        ({"a": contradicted_in_tasks}, 1, "arithmetic"),
+        ({"a": broken_in_tasks}, 2, "arithmetic"),
         ({"a": fine, "b": broken}, 2, "| not finished |"),
         ({"a": broken, "b": missed}, 1, "**1 missed**"),
     ],
