@@ -18,6 +18,7 @@ from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.chunks import DIGEST_SIZE, MAX_LENGTH, digest, inflate, split_digests
 from buildsvc.cache.packs import MAX_PACK, TRAILER_SIZE
 from buildsvc.cache.trees import LIMITS, ValidTree
+from buildsvc.cache.wire import Nested, expect_fields
 from buildsvc.errors import CorruptObject, UnsupportedFormat
 
 if TYPE_CHECKING:
@@ -30,8 +31,18 @@ MAX_STORED = MAX_ROOT + (MAX_ROOT >> 8) + 1024
 """Bytes of a stored root: zstd adds a little to what cannot be compressed."""
 MAX_NAME = 1024
 """Characters of a snapshot's name."""
+MAX_FIELDS = 1 << 18
+"""Fields of a serialised root, those of its snapshots, blobs and packs included; a column is one.
+In memory each is 50 to 100 bytes."""
+MAX_REFERENCES = 1 << 19
+"""Chunks in the lists of all snapshots and blobs: who fetches them has 200 bytes for each."""
 
 _LEVEL = 9  # a root is small, and read before anything else
+# Below this many bytes there cannot be so many fields that they matter.
+_SMALL = 1 << 20
+# Root's fields that are messages, or repeated: packs, snapshots (info with its labels, tree),
+# blobs, databases, trace (used).
+_NESTED: Nested = {10: {}, 20: {1: {4: {}}, 2: {}}, 21: {}, 22: {}, 23: {2: {}}}
 _BLOB_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _KINDS = frozenset(
     (
@@ -117,6 +128,8 @@ def decode_root(stored: bytes, root_digest: bytes) -> cache_pb2.Root:
     data = inflate(stored, length)
     if digest(data) != root_digest:
         raise CorruptObject(f"root {root_digest.hex()}: the bytes have another digest")
+    if length > _SMALL:
+        expect_fields(data, _NESTED, MAX_FIELDS)
     try:
         root = cache_pb2.Root.FromString(data)
     except DecodeError as error:
@@ -134,6 +147,7 @@ def validate(root: cache_pb2.Root) -> None:
             found=str(root.format_version),
         )
     _check_packs(root)
+    _check_references(root)
     lengths = _check_chunks(root)
     snapshots = {snapshot.info.name: snapshot for snapshot in root.snapshots}
     if len(snapshots) != len(root.snapshots):
@@ -157,27 +171,29 @@ def _check_packs(root: cache_pb2.Root) -> None:
             raise CorruptObject(f"root: pack {pack.digest.hex()} of {pack.size} bytes is none")
 
 
+def _check_references(root: cache_pb2.Root) -> None:
+    """Before anything is done for each of them."""
+    references = sum(len(blob.data) for blob in root.blobs)
+    for tree in (root.databases, *(snapshot.tree for snapshot in root.snapshots)):
+        references += len(tree.tree) + len(tree.data)
+    if references > MAX_REFERENCES:
+        raise CorruptObject(f"root: more than {MAX_REFERENCES} references to chunks")
+
+
 def _check_chunks(root: cache_pb2.Root) -> list[int]:
     """The lengths of the chunks."""
     digests = split_digests(root.chunk_digests)
+    columns = (root.chunk_packs, root.chunk_offsets, root.chunk_stored, root.chunk_lengths)
+    if any(len(column) != len(digests) for column in columns):
+        raise CorruptObject("root: the columns of its chunk table differ in length")
     ends = [pack.size - TRAILER_SIZE for pack in root.packs]
     lengths = list(root.chunk_lengths)
-    try:
-        rows = zip(
-            digests,
-            root.chunk_packs,
-            root.chunk_offsets,
-            root.chunk_stored,
-            lengths,
-            strict=True,
-        )
-        for _, pack, offset, stored, length in rows:
-            if not 0 < stored <= length <= MAX_LENGTH:
-                raise CorruptObject("root: a chunk's length is out of range")
-            if pack >= len(ends) or offset + stored > ends[pack]:
-                raise CorruptObject("root: a chunk lies outside its pack")
-    except ValueError as error:
-        raise CorruptObject("root: the columns of its chunk table differ in length") from error
+    rows = zip(root.chunk_packs, root.chunk_offsets, root.chunk_stored, lengths, strict=True)
+    for pack, offset, stored, length in rows:
+        if not 0 < stored <= length <= MAX_LENGTH:
+            raise CorruptObject("root: a chunk's length is out of range")
+        if pack >= len(ends) or offset + stored > ends[pack]:
+            raise CorruptObject("root: a chunk lies outside its pack")
     if len(set(digests)) != len(digests):
         raise CorruptObject("root: a chunk comes twice")
     return lengths

@@ -198,10 +198,13 @@ class Forger:
         """Kind and bytes of something that is little, and much to whoever reads it."""
         root = _entry_of(b"\x10\xed\x83\x01")
         name = self.chance.choice(
-            ("entries", "one entry", "chunks", "too large", "deep", "pieces", "packs")
+            ("entries", "one entry", "chunks", "too large", "deep", "pieces", "packs", "references")
         )
         if name == "packs":
             return "root", b"\x08\x01" + b"\x52\x00" * (MAX_ROOT // 2 - 1)
+        if name == "references":
+            data = cache_pb2.TreeRef(tree=[1], data=[0] * (MAX_ROOT - 1024)).SerializeToString()
+            return "root", self.root() + b"\xb2\x01" + _length(len(data)) + data
         if name == "entries":
             count = self.chance.choice((LIMITS.entries - 1, LIMITS.entries))
             fifos = (b"\x1a\x0b\x0a\x06%06x\x10\xa4\x23" % number for number in range(count))
@@ -266,9 +269,13 @@ class Forger:
 
 def _entry_of(serialised: bytes) -> bytes:
     """A tree's field with an entry that no message is ever made of here."""
-    length, size = bytearray(), len(serialised)
+    return b"\x1a" + _length(len(serialised)) + serialised
+
+
+def _length(size: int) -> bytes:
+    made = bytearray()
     while size > 127:
-        length.append(size & 127 | 128)
+        made.append(size & 127 | 128)
         size >>= 7
-    length.append(size)
-    return b"\x1a" + length + serialised
+    made.append(size)
+    return bytes(made)

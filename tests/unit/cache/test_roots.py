@@ -98,6 +98,21 @@ def test_the_table_leads_to_the_bytes(tmp_path: Path) -> None:
     assert len(table) == len(root.chunk_lengths) == 6
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"\x52\x00",  # a pack
+        b"\xa2\x01\x06\x0a\x04\x22\x02\x0a\x00",  # a snapshot with a label
+        b"\xba\x01\x02\x12\x00",  # a trace with a name
+    ],
+)
+def test_small_messages_in_large_numbers_are_refused(field: bytes) -> None:
+    data = b"\x08\x01" + field * (roots.MAX_ROOT // 2 // len(field))
+    stored = zstandard.ZstdCompressor(level=1).compress(data)
+    with pytest.raises(CorruptObject, match="too many fields"):
+        roots.decode_root(stored, chunks.digest(data))
+
+
 def test_a_tree_and_its_reference_agree(root: cache_pb2.Root) -> None:
     def valid(tree: cache_pb2.Tree) -> trees.ValidTree:
         return trees.parse(trees.serialise(tree))
@@ -182,6 +197,11 @@ HOSTILE: list[tuple[str, Callable[[cache_pb2.Root], object], str]] = [
     ),
     ("tree chunk", lambda root: root.snapshots[UPPER].tree.tree.append(6), "not in the table"),
     ("data chunk", lambda root: root.snapshots[UPPER].tree.data.append(6), "not in the table"),
+    (
+        "too many references",
+        lambda root: root.databases.data.extend([0] * roots.MAX_REFERENCES),
+        "references to chunks",
+    ),
     ("database chunk", lambda root: root.databases.data.append(2**32 - 1), "not in the table"),
     ("unknown parent", snapshot(UPPER, parent="other"), "cannot be its parent"),
     ("parent is a view", snapshot(UPPER, parent="buildkit/3/view"), "cannot be its parent"),
