@@ -59,7 +59,7 @@ other: RAM's for oss://…, IAM's for s3://… (MinIO takes it too). Nothing is 
 
   read      a pod that only restores (sidecar run --publish never)
   publish   a pod that publishes, which reads as well
-  collect   buildsvc cache gc and ls
+  collect   buildsvc cache
   check     buildsvc store check"""
 
 _POLICY_AFTER = """\

@@ -41,10 +41,11 @@ ROLES: dict[Role, Rights] = {
         read=("keys/*", "roots/*", "collections/*", "leases/*"),
         write=("keys/*/heads/*", "collections/*", CREATE_ONLY),
         delete=(
+            "keys/*/heads/*",
             "roots/*",
             "packs/*",
             "leases/*",
-            "collections/plans/*",
+            "collections/log/*",
             "collections/condemned/*",
         ),
         list=("keys/*", "roots/*", "packs/*", "collections/*", "leases/*"),
