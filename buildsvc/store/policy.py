@@ -14,6 +14,8 @@ from buildsvc.store.ossaddress import OssAddress
 from buildsvc.store.s3address import S3Address
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from buildsvc.store.address import Address
 
     Statement: TypeAlias = dict[str, object]
@@ -105,7 +107,7 @@ def _objects(
     ]
 
 
-def _listing(bucket: str, sid: str, action: str, condition: dict[str, object]) -> Statement:
+def _listing(bucket: str, sid: str, action: str, condition: Mapping[str, object]) -> Statement:
     return {
         **({"Sid": sid} if sid else {}),
         "Effect": "Allow",

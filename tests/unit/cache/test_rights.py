@@ -7,6 +7,7 @@ import json
 import time
 import uuid
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 import pytest
@@ -163,7 +164,7 @@ def collected(argv: list[str], capsys: pytest.CaptureFixture[str]) -> bool:
 
 def test_who_collects(bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in ("1", "2", "3"):
-        bucket.do(lambda store, number=number: published(store, tmp_path / number))
+        bucket.do(partial(published, directory=tmp_path / number))
     with bucket.as_role("collect"):
         for keep in ("2", "1"):
             argv = ["cache", "gc", bucket.url, "--keep-last", keep, *AT_ONCE, "--json"]
