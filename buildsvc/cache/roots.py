@@ -41,8 +41,8 @@ _LEVEL = 9  # a root is small, and read before anything else
 # Below this many bytes there cannot be so many fields that they matter.
 _SMALL = 1 << 20
 # Root's fields that are messages, or repeated: packs, snapshots (info with its labels, tree),
-# blobs, databases, trace (used).
-_NESTED: Nested = {10: {}, 20: {1: {4: {}}, 2: {}}, 21: {}, 22: {}, 23: {2: {}}}
+# blobs, databases, trace.
+_NESTED: Nested = {10: {}, 20: {1: {4: {}}, 2: {}}, 21: {}, 22: {}, 23: {}}
 _BLOB_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _KINDS = frozenset(
     (

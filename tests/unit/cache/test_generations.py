@@ -21,6 +21,7 @@ from buildsvc.cache.signing import SigningKey, VerifyKeys
 from buildsvc.errors import (
     CacheError,
     CorruptObject,
+    DisownedHead,
     HeadConflict,
     KeyMismatch,
     ObjectNotFound,
@@ -511,7 +512,7 @@ async def test_a_head_that_is_not_the_one_that_was_continued(
     other = MemoryStore()
     lost = await GenerationLog(other, KEY, signing=MINE).publish(root, parent=first)
     store.objects[KEY.head_name(2)] = lost.raw
-    assert await walk(signed) == ([3, 1], [(2, UntrustedHead)])
+    assert await walk(signed) == ([3, 1], [(2, DisownedHead)])
     assert lost.number == second.number
     # Without keys nothing could be said of either.
     assert await walk(GenerationLog(store, KEY)) == ([3, 2, 1], [])

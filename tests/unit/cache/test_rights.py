@@ -180,7 +180,7 @@ def test_who_collects(bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixt
                 with refused():
                     await store.put(name, b"data")
             with refused():
-                await store.delete(KEY.head_name(1))
+                await store.delete(KEY.object_name)
 
         bucket.do(work)
 

@@ -113,6 +113,14 @@ def test_small_messages_in_large_numbers_are_refused(field: bytes) -> None:
         roots.decode_root(stored, chunks.digest(data))
 
 
+def test_a_large_root_is_read_again(root: cache_pb2.Root) -> None:
+    """Its fields are counted, and names are no messages."""
+    root.trace.used.extend([root.snapshots[UPPER].info.name] * 100_000)
+    assert root.ByteSize() > 1 << 20
+    name, stored = roots.encode_root(root)
+    assert roots.decode_root(stored, name) == root
+
+
 def test_a_tree_and_its_reference_agree(root: cache_pb2.Root) -> None:
     def valid(tree: cache_pb2.Tree) -> trees.ValidTree:
         return trees.parse(trees.serialise(tree))

@@ -12,7 +12,7 @@ from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.wire import Nested, expect_fields
 from buildsvc.errors import CorruptObject
 
-TRACE: Nested = {23: {2: {}}}
+TRACE: Nested = {23: {}}
 
 
 def root(used: int) -> bytes:

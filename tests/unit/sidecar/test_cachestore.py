@@ -127,7 +127,7 @@ def test_a_role_that_run_steps_could_have() -> None:
         (ROLE, {}, True),
         (ROLE, {"allow_instance_role": "on"}, False),
         (ROLE.replace("=ecs", "=oidc"), {}, False),
-        ("s3://bucket/credentials=ecs", {}, False),
+        ("s3://bucket/credentials-ecs", {}, False),
         ("/credentials=ecs", {}, False),
     ],
 )
@@ -164,8 +164,14 @@ def local(tmp_path: Path) -> Settings:
     return settings(store=str(tmp_path / "store"))
 
 
-async def test_what_is_sent_is_limited_where_that_is_set(local: Settings) -> None:
-    store = cache_store(settings(store=local.store, upload_limit=1000), StoreUse())
+@pytest.fixture
+def slow(tmp_path: Path) -> Settings:
+    """With such a store, and a limit."""
+    return settings(store=str(tmp_path / "store"), upload_limit=1000)
+
+
+async def test_what_is_sent_is_limited_where_that_is_set(slow: Settings) -> None:
+    store = cache_store(slow, StoreUse())
     try:
         assert isinstance(store, BandwidthLimitedStore)
         await store.put("a/b", b"12345")
