@@ -142,8 +142,10 @@ class Namespace:
             self._process = await self._spawn(self._options, theirs)
         self._reader = asyncio.create_task(self._read(ours, self._process))
         if argv:
-            self._ask(_start_agent(argv, env or {}), None)
-            self._asked = True
+            # That it has ended already `start` finds out, and says why.
+            with contextlib.suppress(NamespaceLostError):
+                self._ask(_start_agent(argv, env or {}), None)
+                self._asked = True
 
     async def start(self) -> None:
         """Begins, unless that has been done, and returns when the guard is ready.

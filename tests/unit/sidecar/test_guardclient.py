@@ -138,6 +138,19 @@ async def test_an_agent_asked_for_at_the_beginning_is_started_once(guard: FakeGu
     assert guard.killed_last == _AGENT
 
 
+async def test_an_agent_asked_for_of_what_has_ended_already(guard: FakeGuard) -> None:
+    async def spawn(options: NamespaceOptions, control: socket.socket) -> FakeGuard:
+        await guard.spawn(options, control)
+        guard.ends(1)
+        return guard
+
+    made = Namespace(_OPTIONS, spawn=spawn)
+    await made.begin(["agent"])
+    with pytest.raises(EnvironmentUnfit, match="not made"):
+        await made.start()
+    await made.close()
+
+
 async def test_an_agent_asked_for_at_the_beginning_that_does_not_start_is_an_error(
     guard: FakeGuard,
 ) -> None:
