@@ -12,8 +12,8 @@ CODES = {
     "BuildsvcError": 70, "UsageError": 64, "NotPublished": 66, "ConfigError": 78,
     "EnvironmentUnfit": 69, "RootInUse": 75, "CannotCreate": 73, "StoreError": 74,
     "ObjectNotFound": 74, "ObjectExists": 74, "ShortObject": 74, "InvalidName": 74,
-    "StoreUnavailable": 75, "StoreRefused": 77, "UnreadableObject": 77, "CacheError": 65, "CorruptObject": 65,
-    "UnsupportedFormat": 65, "KeyMismatch": 65, "UntrustedHead": 65,
+    "StoreUnavailable": 75, "StoreRefused": 77, "UnreadableObject": 77, "CacheError": 65,
+    "CorruptObject": 65, "UnsupportedFormat": 65, "KeyMismatch": 65, "UntrustedHead": 65,
     "DisownedHead": 65, "HeadConflict": 75,
 }  # fmt: skip
 
