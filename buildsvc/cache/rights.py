@@ -38,7 +38,8 @@ ROLES: dict[Role, Rights] = {
         list=(*_READ.list, "collections/log/*"),
     ),
     "collect": Rights(
-        read=("keys/*", "roots/*", "collections/*", "leases/*"),
+        # Packs by those who verify, show and compare.
+        read=("keys/*", "roots/*", "packs/*", "collections/*", "leases/*"),
         write=("keys/*/heads/*", "collections/*", CREATE_ONLY),
         delete=(
             "keys/*/heads/*",

@@ -174,6 +174,10 @@ def test_who_collects(bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixt
                 assert time.monotonic() < end
                 time.sleep(0.2)
         assert cli.main(["cache", "ls", bucket.url]) == 0
+        assert cli.main(["cache", "du", bucket.url]) == 0
+        # The databases of these generations are none, which only who reads packs sees.
+        assert cli.main(["cache", "verify", bucket.url, KEY.text, "--deep"]) == 65
+        assert cli.main(["cache", "rm", bucket.url, KEY.text, "--yes"]) == 0
 
         async def work(store: Store) -> None:
             for name in ("packs/a", "roots/a", f"keys/{KEY.id}/key"):
