@@ -24,8 +24,6 @@ _ENDING = 2.0
 #: Calls that look blocking and are not worth a thread: files of /proc, directories and the end of
 #: a log that the kernel has in memory, read once at a start or an end.
 _HARMLESS = (
-    # Of the tool that measures coverage, when several threads come to new code at one moment.
-    ("threading.Lock.acquire", "coverage/collector.py", "lock_data"),
     ("io.TextIOWrapper.read", "sidecar/agent/leases.py", "break_time"),
     ("os.listdir", "sidecar/agent/packing.py", "_running"),
     ("os.unlink", "sidecar/agent/leases.py", "probe"),
@@ -41,7 +39,7 @@ _HARMLESS = (
     ("os.mkdir", "sidecar/rootlesskit.py", "start_guard"),
     ("io.BufferedReader.read", "sidecar/rootlesskit.py", "said"),
     ("os.statvfs", "sidecar/room.py", "free"),
-    # Of the measurement itself, when a thread is in a file for the first time at the same moment.
+    # Of the tool that measures coverage, when several threads come to new code at one moment.
     ("threading.Lock.acquire", "coverage/collector.py", "lock_data"),
 )
 

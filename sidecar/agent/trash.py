@@ -6,6 +6,7 @@ import asyncio
 import os
 import queue
 import shutil
+import subprocess
 import threading
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,14 @@ class Trash:
         while True:
             item = self._queue.get()
             if isinstance(item, str):
-                shutil.rmtree(item, ignore_errors=True)
+                _delete(item)
             else:
                 item()
+
+
+def _delete(directory: str) -> None:
+    try:
+        shutil.rmtree(directory, ignore_errors=True)
+    except RecursionError:
+        # A RUN step may make a thousand directories in one another.
+        subprocess.run(["rm", "-rf", "--", directory], check=False, stderr=subprocess.DEVNULL)
