@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from buildsvc.cache.chunks import decode
 from buildsvc.cache.packs import pack_name
 from buildsvc.cache.roots import Location
-from buildsvc.errors import BuildsvcError
-from buildsvc.failures import cause
 
 if TYPE_CHECKING:
     from buildsvc.store.contract import Store
@@ -18,24 +16,6 @@ if TYPE_CHECKING:
 RUN_STORED = 8 << 20
 """Bytes that are read with one request, and in memory for it."""
 _RUN_LENGTH = 32 << 20  # uncompressed
-
-T = TypeVar("T")
-
-
-async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, at_a_time: int) -> None:
-    """Do the work for each item, in order, several at a time. Raises the first error of ours."""
-    source = iter(items)
-
-    async def worker() -> None:
-        for item in source:
-            await work(item)
-
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(at_a_time):
-                tasks.create_task(worker())
-    except ExceptionGroup as failures:
-        raise cause(failures, (BuildsvcError,)) from None
 
 
 def runs(locations: Iterable[Location]) -> Iterator[list[Location]]:

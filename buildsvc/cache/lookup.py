@@ -8,9 +8,9 @@ from contextlib import aclosing
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from buildsvc.cache.fetch import each
 from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.cache.keys import CacheKey
+from buildsvc.cache.several import each
 from buildsvc.cache.survey import Listed, Reader, listed_keys
 from buildsvc.errors import (
     CacheError,

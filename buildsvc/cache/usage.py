@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from buildsvc.cache.fetch import each
 from buildsvc.cache.keys import CacheKey
 from buildsvc.cache.lookup import AT_A_TIME, all_keys
+from buildsvc.cache.several import each
 from buildsvc.cache.survey import Listed, Logs, Reader, listed_digests
 from buildsvc.errors import CacheError
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.chunks import decode
 from buildsvc.cache.contents import Contents, Item
-from buildsvc.cache.fetch import each, parts, read_run, runs
+from buildsvc.cache.fetch import parts, read_run, runs
 from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.cache.lookup import check_kept
 from buildsvc.cache.packs import pack_name
 from buildsvc.cache.records import Record
 from buildsvc.cache.roots import ChunkTable, Location, root_name
+from buildsvc.cache.several import each
 from buildsvc.cache.steps import generation_records, read_tree
 from buildsvc.errors import CorruptObject, ObjectNotFound, ShortObject, UnreadableObject
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_STATS = 16  # at a time
 _READS = 4  # of a run each
 #: What is wrong with one object, and not with the store.
 _OF_ONE_OBJECT = (ObjectNotFound, ShortObject, UnreadableObject)
@@ -170,7 +170,7 @@ class _Verifier:
             self._done.packs += 1
             self._done.bytes += pack.size
 
-        await each(packs, stat, at_a_time=_STATS)
+        await each(packs, stat)
 
     async def _read(self, root: cache_pb2.Root, packs: Sequence[_Pack]) -> None:
         """Reads and compares every chunk."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from itertools import pairwise
 
 import pytest
@@ -10,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildsvc.cache.chunks import MAX_LENGTH, digest, encode
-from buildsvc.cache.fetch import RUN_STORED, each, fetch, runs
+from buildsvc.cache.fetch import RUN_STORED, fetch, runs
 from buildsvc.cache.packs import pack_name
 from buildsvc.cache.roots import Location
-from buildsvc.errors import CorruptObject, ObjectNotFound
+from buildsvc.errors import CorruptObject
 from tests.unit.cache.fakes import MemoryStore
 
 SIZES = st.tuples(st.integers(1, MAX_LENGTH), st.integers(0, 3), st.booleans())
@@ -65,30 +64,3 @@ async def test_chunks_are_verified() -> None:
     wrong = locations[1]._replace(digest=digest(b"else"))
     with pytest.raises(CorruptObject):
         _ = [content async for _, content in fetch(store, [locations[0], wrong])]
-
-
-async def test_so_many_at_a_time() -> None:
-    running = most = 0
-    done = []
-
-    async def work(item: int) -> None:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(0)
-        running -= 1
-        done.append(item)
-
-    await each(range(20), work, at_a_time=3)
-    assert (most, sorted(done)) == (3, list(range(20)))
-
-
-async def test_the_first_error_ends_it() -> None:
-    async def work(item: int) -> None:
-        await asyncio.sleep(0)
-        if item == 4:
-            raise ObjectNotFound("4")
-        assert item < 8
-
-    with pytest.raises(ObjectNotFound):
-        await each(range(100), work, at_a_time=2)
