@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import shutil
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +22,8 @@ TOOLS = REPOSITORY / "tools"
 
 #: Bytes that a comparison of the sample project needs below its scratch directory.
 ROOM = 12 << 30
+
+_NEW_SECONDS = 60
 
 
 class PerfError(Exception):
@@ -95,12 +99,44 @@ def available_memory() -> int:
 
 @contextmanager
 def scratch(base: Path, prefix: str) -> Iterator[Path]:
-    """A new directory that is removed afterwards, whatever it contains by then."""
+    """A new directory that is removed afterwards, whatever it contains by then.
+
+    Those of programs that were killed are removed before: in memory they would stay until the
+    machine has none left.
+    """
+    for old in base.glob(f"{prefix}-????????"):
+        if _abandoned(old):
+            remove_tree(old)
     directory = Path(tempfile.mkdtemp(prefix=f"{prefix}-", dir=base))
+    with _locked(directory):
+        try:
+            yield directory
+        finally:
+            remove_tree(directory)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold a lock, which the kernel ends with the program; OSError if another one holds it."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        yield directory
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
     finally:
-        remove_tree(directory)
+        os.close(descriptor)
+
+
+def _abandoned(directory: Path) -> bool:
+    """Whether it is a scratch directory of this user's that no living program holds."""
+    try:
+        state = directory.lstat()
+        # One that was made just now may not be locked yet.
+        if state.st_uid != os.getuid() or time.time() - state.st_ctime < _NEW_SECONDS:
+            return False
+        with _locked(directory):
+            return True
+    except OSError:
+        return False
 
 
 def remove_tree(directory: Path) -> None:

@@ -34,16 +34,20 @@ CONTROL = f"control-{secrets.token_hex(8)}"
 """What is no secret: it is found wherever a build's files go, or the search is none."""
 
 _LOOK = (
-    "for p in /proc/[0-9]*; do for f in environ cmdline maps mountinfo status comm stat cgroup;"
+    "cp /control /cache/control;"
+    " for p in /proc/[0-9]*; do for f in environ cmdline maps mountinfo status comm stat cgroup;"
     " do cat $p/$f; done; ls -l $p/fd $p/root/ $p/cwd/; done;"
     " env; cat /proc/keys /proc/mounts /etc/*; find / -xdev -type f -size -100"
-    " ! -path '/proc/*' ! -path '/run/secrets/*' -exec cat {} +"
+    " ! -path '/proc/*' ! -path '/run/secrets/*' ! -path /found -exec cat {} +"
 )
+_MOST = 256 << 20
+"""Bytes that a step keeps of what it sees: it must not fill the memory it is written to."""
+
 _DOCKERFILE = f"""\
 {BASE}
-COPY control /control
+COPY control look /
 RUN --mount=type=cache,target=/cache --mount=type=secret,id=token \\
-    (cp /control /cache/control; timeout 20 sh -c "{_LOOK}") > /found 2>&1; cat /control; true
+    timeout 20 sh /look 2>&1 | head -c {_MOST} > /found; cat /control
 RUN cat /control > /copy; false || true
 """
 _BROKEN = f"{BASE}\nRUN env; cat /proc/self/environ /proc/1/environ; false\n"
@@ -172,7 +176,7 @@ async def _confide(scene: Scene, kind: str, pods: int) -> Found:
 
 
 async def _live(directory: Path, given: Confidence, search: Search) -> None:
-    place = context(directory / "context", _DOCKERFILE, {"control": f"{CONTROL}\n"})
+    place = context(directory / "context", _DOCKERFILE, {"control": f"{CONTROL}\n", "look": _LOOK})
     broken = context(directory / "broken", _BROKEN)
     archive = directory / "image.tar"
     flags = [

@@ -1,0 +1,79 @@
+"""Scratch directories: removed by who made them, or by the next program of the kind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from perf import host
+
+_HOLD = """
+import sys
+from pathlib import Path
+from perf.host import scratch
+
+with scratch(Path(sys.argv[1]), "bs") as directory:
+    (directory / "file").write_text("left behind")
+    print(directory, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _old_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "_NEW_SECONDS", 0)
+
+
+def _holder(base: Path) -> tuple[subprocess.Popen[str], Path]:
+    argv = [sys.executable, "-c", _HOLD, str(base)]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def test_it_is_removed_with_all_it_contains(tmp_path: Path) -> None:
+    with host.scratch(tmp_path, "bs") as directory:
+        (directory / "deep" / "er").mkdir(parents=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_program_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    process, left = _holder(tmp_path)
+    _end(process)
+    assert (left / "file").exists()
+    with host.scratch(tmp_path, "bs") as directory:
+        assert list(tmp_path.iterdir()) == [directory]
+
+
+def test_what_a_living_program_has_stays(tmp_path: Path) -> None:
+    process, held = _holder(tmp_path)
+    try:
+        with host.scratch(tmp_path, "bs"):
+            assert (held / "file").exists()
+    finally:
+        _end(process)
+
+
+def test_what_has_no_lock_yet_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "_NEW_SECONDS", 60)
+    made = tmp_path / "bs-justmade"
+    made.mkdir()
+    with host.scratch(tmp_path, "bs"):
+        assert made.exists()
+
+
+def test_what_others_made_stays(tmp_path: Path) -> None:
+    others = [tmp_path / "bs-longername", tmp_path / "buildsvc-run-abcdefgh"]
+    for other in others:
+        other.mkdir()
+    (tmp_path / "bs-linkedto").symlink_to(tmp_path)
+    with host.scratch(tmp_path, "bs"):
+        assert all(other.exists() for other in others)
