@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -94,12 +94,6 @@ class Scene:
             if segment.chunks:
                 await asyncio.to_thread(shutil.copy, path, self.directory / "segment")
                 yield agent_pb2.FillRequest(segment=segment)
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Iterator[Cache]:
-    with Cache(tmp_path / "staging") as cache:
-        yield cache
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import stat
 import subprocess
 import tempfile
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,12 +20,6 @@ from sidecar.agent.layout import Layout, Layouts
 from sidecar.agent.materialise import Materialiser
 from sidecar.agent.staged import StagedChunk
 from tests.unit.agent.ondisk import DIRECTORY, Cache, describe, make_everything, write_sparse
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Iterator[Cache]:
-    with Cache(tmp_path / "staging") as cache:
-        yield cache
 
 
 def test_everything_comes_back_exactly(tmp_path: Path, cache: Cache) -> None:

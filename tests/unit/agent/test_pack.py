@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -26,12 +26,6 @@ from sidecar.agent.scan import Found, Xattrs
 from sidecar.agent.statcache import RACY_NS, Remembered, StatCache
 from sidecar.agent.treewriter import Piece
 from tests.unit.agent.ondisk import Cache, describe, make_everything, write_sparse
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Iterator[Cache]:
-    with Cache(tmp_path / "staging") as cache:
-        yield cache
 
 
 @pytest.fixture

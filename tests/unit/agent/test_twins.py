@@ -6,7 +6,7 @@ import os
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,12 +20,6 @@ from tests.unit.agent.ondisk import Cache, describe, make_everything, write_spar
 from tests.unit.agent.test_materialise import _NODES, build
 
 MTIME = 1_600_000_000_123_456_789
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Iterator[Cache]:
-    with Cache(tmp_path / "staging") as cache:
-        yield cache
 
 
 class Pair:

@@ -26,12 +26,6 @@ MEGABYTES = 150
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Iterator[Cache]:
-    with Cache(tmp_path / "staging") as cache:
-        yield cache
-
-
-@pytest.fixture
 async def started(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Process]]:
     """Every process that was started; all must be gone at the end."""
     processes: list[Process] = []
