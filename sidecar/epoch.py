@@ -4,37 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc.aio
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
-from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
-from buildsvc.cache.catalog import Catalog
-from buildsvc.cache.keys import CacheKey
-from buildsvc.cache.leases import Lease
-from buildsvc.errors import BuildsvcError, StoreError
 from buildsvc.store.contract import Store
 from sidecar.agentclient import AgentClient
 from sidecar.buildkit import BuildKit
 from sidecar.builds import Builds
-from sidecar.cachemounts import not_restored
 from sidecar.cachestore import UPLOADS
 from sidecar.capture import Captures, Uploads
 from sidecar.checkpoint import Checkpointer, Daemon
 from sidecar.commands import agent_command
 from sidecar.daemon import ANSWERS_WITHIN, Buildkitd, Lost
-from sidecar.download import Downloads
 from sidecar.guardclient import AgentExited, DaemonExited, Namespace, NamespaceLostError, StartError
+from sidecar.inherited import Inherited
 from sidecar.launch import Launch
-from sidecar.locate import Found, Loadable, loadable
 from sidecar.log import get_logger
-from sidecar.losses import Losses
 from sidecar.paths import EpochPaths
 from sidecar.plan import ObjectKey
-from sidecar.restore import Restorer
 from sidecar.room import Room
 from sidecar.settings import Settings
 from sidecar.status import Status
@@ -51,8 +42,8 @@ _LAST_WORDS = 0.5
 class Epoch:
     """Owns everything that belongs to one root.
 
-    Used in this order: ``open``, beside it ``fetch`` and ``prefetch``, then ``load`` (when there
-    is something to restore), ``serving``, in it ``start_daemon``, ``close``.
+    Used in this order: ``open``, beside it what is ``inherited`` (when there is something to
+    restore), ``serving``, in it ``start_daemon``, ``close``.
     """
 
     def __init__(
@@ -77,27 +68,21 @@ class Epoch:
         #: Resolves with the reason when the root must be given up.
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._died = False
-        self.restored: cache_pb2.Root | None = None
-        self.catalog = Catalog()
+        self.inherited = Inherited(
+            settings, paths, self._agent, room, store=store, status=status, on_lost=self.lose
+        )
         self._builds = Builds(
-            self._api, status, room, told=self._builds_run, lacked_room=self._lacked_room
+            self._api, status, room, told=self.inherited.builds_run, lacked_room=self._lacked_room
         )
         #: For whoever decides about publishing.
         self.active_builds = self._builds.active
         self.finished = self._builds.finished
-        self._restorer: Restorer | None = None
-        #: Of all generations that were tried: what one lacks, another one may name too.
-        self._losses = Losses()
-        self._restoring: asyncio.Task[None] | None = None
-        self._found: Found | None = None
         self._watching: asyncio.Task[None] | None = None
         self._answered = asyncio.Event()
         self._daemon = Buildkitd(
             namespace, launch.daemon(paths), self._api, status,
             nofsync=settings.nofsync, lost=self.lost,
         )  # fmt: skip
-        #: Whether leases do not work here, so that blobs must be on disk before the daemon.
-        self.needs_blobs = False
         self._store = store
         self._uploads: Uploads | None = None
         self._captures: Captures | None = None
@@ -125,79 +110,6 @@ class Epoch:
             answering.cancel()
         if self.lost.done():
             raise _no_agent(self.lost.result())
-
-    async def fetch(self, found: Found) -> Loadable:
-        """Download what the daemon needs before it starts.
-
-        Raises:
-            BuildsvcError: it cannot be had; the root is still empty.
-        """
-        assert self._store is not None
-        downloads = Downloads.within(
-            self._settings.staging_limit,
-            self._store,
-            self._paths.down,
-            concurrency=self._settings.download_concurrency,
-            losses=self._losses,
-        )
-        patterns = not_restored(self._settings, found.key.trust_domain)
-        return await loadable(found, downloads, self._paths, exclude=patterns)
-
-    def prefetch(self, ready: Loadable) -> None:
-        """Begin to download what the last build used, also before the agent is there."""
-        self._restorer = Restorer(
-            self._agent,
-            ready.downloads,
-            ready.plan,
-            self._status,
-            demand_timeout=self._settings.demand_timeout,
-            on_lost=self.lose,
-            room=self._room.has,
-        )
-        self._restoring = asyncio.create_task(self._restorer.run(), name="restore")
-
-    async def load(self, ready: Loadable) -> None:
-        """Lay a generation's databases, index and leased blobs into the root.
-
-        Raises:
-            Lost: the agent could not use them; the root is spoilt.
-        """
-        assert self._restorer is not None
-        root = ready.plan.root
-        # From here on the root is not an empty one, whatever comes of it.
-        self.restored = root
-        try:
-            await asyncio.to_thread(ready.place, self._paths.buildkit)
-        except OSError as problem:
-            raise Lost(f"the restored databases cannot be put in place: {problem}") from problem
-        try:
-            answer = await self._agent.load(ready.request)
-        except grpc.aio.AioRpcError as problem:
-            raise Lost(f"the restored state cannot be used: {problem.details()}") from problem
-        self._restorer.loaded()
-        self._found = ready.found
-        self.catalog = Catalog.from_root(root, self._collection)
-        self.needs_blobs = bool(answer.leases_unavailable)
-
-    async def complete(self, wanted: Callable[[ObjectKey], bool]) -> None:
-        """Wait for the restored objects that are ``wanted``, before the daemon starts.
-
-        Raises:
-            Lost: one of them cannot be had.
-        """
-        if self._restorer is None or self._restoring is None:
-            return
-        completing = asyncio.ensure_future(self._restorer.complete(wanted))
-        ends: list[asyncio.Future[Any]] = [completing, self._restoring]
-        try:
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if not completing.done():
-                await self._restoring
-            await completing
-        except BuildsvcError as problem:
-            raise Lost(str(problem)) from problem
-        finally:
-            completing.cancel()
 
     async def start_daemon(self) -> None:
         """Start buildkitd on the root and wait for its answer.
@@ -247,15 +159,13 @@ class Epoch:
                 tasks.create_task(self._watch_agent(), name="agent events"),
                 tasks.create_task(self._watch_builds(), name="builds"),
             ]
-            if self._restoring is not None:
-                running.append(tasks.create_task(_awaited(self._restoring), name="restore"))
-            if self._store is not None and self._found is not None:
-                lease = Lease(self._store, self._found.generation.head.root)
-                running.append(tasks.create_task(_held(lease), name="lease"))
+            if (restoring := self.inherited.task) is not None:
+                running.append(tasks.create_task(_awaited(restoring), name="restore"))
+                running.append(tasks.create_task(self.inherited.hold(), name="lease"))
             if self._store is not None and self._settings.publish != "never":
                 self._uploads = Uploads(
-                    self._store, self._agent, self.catalog, self._status, UPLOADS,
-                    collection=self._collection,
+                    self._store, self._agent, self.inherited.catalog, self._status, UPLOADS,
+                    collection=self.inherited.collection,
                 )  # fmt: skip
                 self._captures = Captures(self._agent, self._uploads)
                 running.append(tasks.create_task(self._uploads.learn(), name="collections"))
@@ -278,8 +188,8 @@ class Epoch:
             self._captures,
             self._uploads,
             end_strays=self._namespace.end_strays,
-            restored=self.restored,
-            losses=self._losses,
+            restored=self.inherited.root,
+            losses=self.inherited.losses,
             scratch=self._paths.scratch,
             max_used_space=self._launch.max_used_space,
             exclude=self._settings.exclude_mount,
@@ -289,17 +199,7 @@ class Epoch:
         """Take packs as lost that this collection of the store may delete; only while serving."""
         assert self._uploads is not None
         self._uploads.collection = max(self._uploads.collection, collection)
-        self._losses.packs |= packs
-
-    @property
-    def found_key(self) -> CacheKey | None:
-        """The key that was restored from; None when nothing was."""
-        return self._found.key if self._found else None
-
-    @property
-    def _collection(self) -> int:
-        """The newest collection that what was restored tells of."""
-        return self._found.generation.head.collection if self._found else 0
+        self.inherited.losses.packs |= packs
 
     @property
     def uploaded(self) -> tuple[int, int]:
@@ -308,9 +208,7 @@ class Epoch:
 
     async def close(self, grace: float) -> None:
         """Stop the daemon within ``grace`` seconds, then agent and namespace."""
-        if self._restoring is not None:
-            self._restoring.cancel()
-            await asyncio.wait([self._restoring])
+        await self.inherited.close()
         await self._api.close()
         if self._daemon.pid and not self.lost.done():
             with suppress(NamespaceLostError, StartError):
@@ -344,8 +242,8 @@ class Epoch:
 
     def _agent_event(self, event: agent_pb2.Event) -> None:
         match event.WhichOneof("event"):
-            case "demand" if self._restorer is not None:
-                self._restorer.demand(ObjectKey.from_proto(event.demand))
+            case "demand":
+                self.inherited.demand(ObjectKey.from_proto(event.demand))
             case "committed" if self._captures is not None:
                 self._captures.committed(event.committed)
             case "use":
@@ -368,13 +266,9 @@ class Epoch:
             self.lose("buildkitd does not answer any more")
             await asyncio.Event().wait()
 
-    def _builds_run(self, count: int) -> None:
-        if self._restorer is not None:
-            self._restorer.build_runs(running=count > 0)
-
     def _lacked_room(self) -> str:
         """Give the root up if the cache has a part of it; why, if so."""
-        if self.restored is None:
+        if self.inherited.root is None:
             return ""
         reason = "a build failed on a full disk, of which the cache has a part"
         asyncio.get_running_loop().call_later(_LAST_WORDS, self.lose, reason)
@@ -384,14 +278,6 @@ class Epoch:
 async def _awaited(task: asyncio.Task[None]) -> None:
     """Take part in the task's end: its failure is raised, and a cancellation ends it."""
     await task
-
-
-async def _held(lease: Lease) -> None:
-    """Hold the lease, as long as the store takes it: the cache is collected later then."""
-    try:
-        await lease.hold()
-    except StoreError as problem:
-        log.warning("no lease on the restored generation", reason=str(problem))
 
 
 def _no_agent(reason: str) -> EndedEarly:

@@ -189,7 +189,7 @@ class Lifecycle:
             if await self._unless_stopped(self._restored(epoch, cold)):
                 await self._serve(epoch)
         except Lost as lost:
-            if epoch.restored is None and not epoch.admitted:
+            if epoch.inherited.root is None and not epoch.admitted:
                 if epoch.died:
                     raise EndedEarly(
                         "the cold daemon's root was lost before it answered",
@@ -301,7 +301,7 @@ class Lifecycle:
         version = await asyncio.shield(self._version)
         key = cachestore.cache_keys(self._settings, version).own
         log_of_key = self._trust.log(self._store, key)
-        found = epoch.found_key
+        found = epoch.inherited.key
         origin = self._trust.log(self._store, found) if found not in (None, key) else None
         publisher = Publisher(log_of_key, version, cachestore.this_platform(), origin)
         policy = Policy(self._settings.publish, self._replaces)

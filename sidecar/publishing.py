@@ -124,7 +124,7 @@ class Publishing:
                 await asyncio.sleep(_AGAIN_AFTER)
 
     def _note(self, build: BuildFinished) -> None:
-        if self._epoch.restored is None and not build.error:
+        if self._epoch.inherited.root is None and not build.error:
             self._cold_seconds = max(self._cold_seconds, build.seconds)
         self._ended += self._policy.wants(build)
 
@@ -148,7 +148,7 @@ class Publishing:
     async def _checkpoint(self) -> CheckpointReport:
         async with self._one_at_a_time:
             began = time.monotonic()
-            if self._epoch.restored is None and not self._ended:
+            if self._epoch.inherited.root is None and not self._ended:
                 return self._nothing(began, "nothing that is worth publishing has been built")
             packs, size = self._epoch.uploaded
             span = self._status.begin(Kind.CHECKPOINT, "checkpoint")
@@ -221,11 +221,11 @@ class Publishing:
 
     async def _publish(self, picture: Picture) -> Generation:
         span = self._status.begin(Kind.PUBLISH, self._key.name)
-        restored = self._epoch.restored
+        restored = self._epoch.inherited.root
         seconds = restored.cold_build_seconds if restored else self._cold_seconds
         try:
             published = await self._publisher.publish(
-                picture, self._epoch.catalog, restored, seconds
+                picture, self._epoch.inherited.catalog, restored, seconds
             )
             span.end(number=published.number)
         finally:

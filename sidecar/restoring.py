@@ -56,9 +56,9 @@ class Restoration:
         span = self._status.begin(Kind.RESTORE, self._settings.cache_key)
         try:
             found, loadable = await self._patiently(self._fetched(epoch))
-            epoch.prefetch(loadable)
+            epoch.inherited.prefetch(loadable)
             await opening
-            await epoch.load(loadable)
+            await epoch.inherited.load(loadable)
             await self._completed(epoch)
             self._announce(found, len(loadable.plan.contents))
             span.end(number=found.generation.number)
@@ -84,9 +84,9 @@ class Restoration:
             Lost: it cannot be had, or not in time.
         """
         if self._settings.restore == "complete":
-            await epoch.complete(lambda _: True)
-        elif epoch.needs_blobs:
-            blobs = asyncio.ensure_future(epoch.complete(lambda key: key.is_blob))
+            await epoch.inherited.complete(lambda _: True)
+        elif epoch.inherited.needs_blobs:
+            blobs = asyncio.ensure_future(epoch.inherited.complete(lambda key: key.is_blob))
             try:
                 if not await Patience(self._listener).wait(blobs):
                     raise Lost("leases do not work here, and fetching all blobs takes too long")
@@ -105,7 +105,7 @@ class Restoration:
         async def fetched(found: Found) -> tuple[Found, Loadable]:
             search.reschedule(None)
             try:
-                return found, await epoch.fetch(found)
+                return found, await epoch.inherited.fetch(found)
             except OSError as problem:
                 raise Cold("no-room", f"the databases cannot be written: {problem}") from problem
             finally:

@@ -53,13 +53,13 @@ class Scene:
         root = await generation(self.store, packs, {"layer": b"L" * 100}, used=("layer",))
         head = cache_pb2.Head(number=1, root=b"r" * 32, collection=3)
         found = Found(MINE, Generation(head, b""), root)
-        return await self.epoch.fetch(found)
+        return await self.epoch.inherited.fetch(found)
 
     async def load(self) -> None:
         """Restore it."""
         ready = await self.fetch()
-        self.epoch.prefetch(ready)
-        await self.epoch.load(ready)
+        self.epoch.inherited.prefetch(ready)
+        await self.epoch.inherited.load(ready)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -183,15 +183,15 @@ async def test_what_the_agent_refuses_has_spoilt_the_root(scene: Scene) -> None:
     with pytest.raises(Lost, match="a parent is missing"):
         await scene.load()
     # No cold daemon may be started on it.
-    assert scene.epoch.restored is not None
+    assert scene.epoch.inherited.root is not None
 
 
 async def test_where_leases_do_not_work_blobs_are_needed_first(scene: Scene) -> None:
     await scene.epoch.open()
-    assert not scene.epoch.needs_blobs
+    assert not scene.epoch.inherited.needs_blobs
     scene.namespace.agent.loaded = agent_pb2.LoadResponse(leases_unavailable="no such call")
     await scene.load()
-    assert scene.epoch.needs_blobs
+    assert scene.epoch.inherited.needs_blobs
 
 
 async def test_a_complete_restore_that_cannot_be_completed(scene: Scene) -> None:
@@ -199,7 +199,7 @@ async def test_a_complete_restore_that_cannot_be_completed(scene: Scene) -> None
     await scene.epoch.open()
     await scene.load()
     with pytest.raises(Lost, match="layer"):
-        await scene.epoch.complete(lambda _: True)
+        await scene.epoch.inherited.complete(lambda _: True)
 
 
 async def test_a_daemon_is_started_again_on_the_same_root(scene: Scene) -> None:
@@ -395,9 +395,9 @@ async def test_a_restored_generation_is_leased(scene: Scene) -> None:
 
 async def test_what_was_restored_tells_of_collections(scene: Scene) -> None:
     await scene.epoch.open()
-    before = scene.epoch.found_key
+    before = scene.epoch.inherited.key
     await scene.load()
-    assert (before, scene.epoch.found_key) == (None, MINE)
+    assert (before, scene.epoch.inherited.key) == (None, MINE)
     # The store does not say which ones there were.
     scene.store.refuse = {"list", "stat"}
     scene.epoch._settings = replace(scene.epoch._settings, publish="always")

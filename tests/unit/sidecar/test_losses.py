@@ -108,12 +108,12 @@ async def test_what_a_generation_that_is_passed_over_lacks(scene: Scene) -> None
     content = scene.store.objects.pop(pack)
     await scene.epoch.open()
     with pytest.raises(ObjectNotFound):
-        await scene.epoch.fetch(found(newest))
+        await scene.epoch.inherited.fetch(found(newest))
     # Whoever restores from here on does not find out any more.
     scene.store.objects[pack] = content
-    ready = await scene.epoch.fetch(found(older))
-    scene.epoch.prefetch(ready)
-    await scene.epoch.load(ready)
+    ready = await scene.epoch.inherited.fetch(found(older))
+    scene.epoch.inherited.prefetch(ready)
+    await scene.epoch.inherited.load(ready)
     async with scene.epoch.serving():
         await scene.epoch.start_daemon()
         # The databases are none that a checkpoint could go on with.

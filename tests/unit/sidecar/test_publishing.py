@@ -42,13 +42,20 @@ def gone() -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, "the daemon died")
 
 
+class FakeInherited:
+    """What is restored, of which the store has the chunks of ``root``."""
+
+    def __init__(self, root: cache_pb2.Root) -> None:
+        self.root: cache_pb2.Root | None = None
+        self.catalog = Catalog.from_root(root)
+
+
 class FakeEpoch:
     """What Publishing uses of an epoch: each checkpoint has the next of ``outcomes``."""
 
     def __init__(self, root: cache_pb2.Root) -> None:
         self.finished: asyncio.Queue[BuildFinished] = asyncio.Queue()
-        self.restored: cache_pb2.Root | None = None
-        self.catalog = Catalog.from_root(root)
+        self.inherited = FakeInherited(root)
         self.uploaded = (0, 0)
         self.active: list[frozenset[str]] = [frozenset()]
         self.outcomes: list[Exception | asyncio.Event | None] = []
@@ -65,7 +72,7 @@ class FakeEpoch:
         """They are stored again at once, so to speak."""
         self.collections.append(collection)
         if self.stores_again:
-            self.catalog.vouch(packs, collection)
+            self.inherited.catalog.vouch(packs, collection)
 
     async def active_builds(self) -> frozenset[str]:
         return self.active.pop(0) if len(self.active) > 1 else self.active[0]
@@ -344,7 +351,7 @@ async def test_two_pods_publish_one_after_the_other(tmp_path: Path) -> None:
 
 async def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     async with scene(tmp_path) as it:
-        it.epoch.restored = make_root(tmp_path)
+        it.epoch.inherited.root = make_root(tmp_path)
         it.epoch.mounts = {"buildkit/9/mount": "too large"}
         it.epoch.pruned = {"buildkit/8/layer": "too large", "buildkit/7/layer": "too large"}
         assert (await it.publishing.checkpoint()).published
