@@ -1,0 +1,105 @@
+"""Roots that are lost, before the first client and under builds."""
+
+from __future__ import annotations
+
+import pytest
+
+from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
+from buildsvc.errors import EnvironmentUnfit
+from sidecar.guardclient import StartError
+from sidecar.settings import Settings
+from sidecar.status import Advice
+from tests.unit.sidecar.fakenamespace import FakeNamespace
+from tests.unit.sidecar.lifecycles.test_end import Script
+from tests.unit.sidecar.lifecycles.world import World, cold_starts
+
+
+def refused(namespace: FakeNamespace) -> None:
+    namespace.agent.load_fails = "a parent is missing"
+
+
+def crashes(namespace: FakeNamespace) -> None:
+    namespace.daemons = [1]
+
+
+@pytest.mark.parametrize("script", [refused, crashes])
+async def test_a_restored_root_that_is_refused_is_replaced_by_an_empty_one(
+    world: World, script: Script
+) -> None:
+    await world.publish()
+    world.script = [script]
+    async with world.running():
+        await world.ready(epoch=2)
+        assert cold_starts(world) == {"daemon-refused": 1}
+        # Nobody has built on it: no build needs to run again.
+        assert world.status.counts.plain["roots_lost"] == 0
+        assert world.status.advice is Advice.OK
+        assert world.status.restored is None
+    assert [namespace.asked[-1] for namespace in world.namespaces] == ["close", "close"]
+
+
+@pytest.mark.parametrize("end", [1, StartError("start-daemon: no such program")])
+async def test_a_daemon_that_does_not_even_start_empty(world: World, end: int | Exception) -> None:
+    def broken(namespace: FakeNamespace) -> None:
+        namespace.daemons = [end]
+
+    world.script = [broken]
+    with pytest.raises(EnvironmentUnfit, match="empty root"):
+        await world.life().run()
+    assert not world.status.ready
+    assert world.namespaces[-1].asked[-1] == "close"
+
+
+async def test_neither_does_it_start_after_a_root_was_refused(world: World) -> None:
+    await world.publish()
+    world.script = [crashes, crashes]
+    with pytest.raises(EnvironmentUnfit, match="empty root"):
+        await world.life().run()
+    assert len(world.namespaces) == 2
+
+
+async def test_a_lost_root_is_replaced_and_builds_are_told_to_run_again(
+    world: World, settings: Settings
+) -> None:
+    await world.publish()
+    async with world.running():
+        await world.ready()
+        await world.begins("build")
+        await world.namespaces[0].agent_dies()
+        await world.ready(epoch=2)
+        assert cold_starts(world) == {"root-lost": 1}
+        assert world.status.counts.plain["roots_lost"] == 1
+        assert world.status.advice is Advice.RUN_AGAIN
+        # The store had a generation all along, but what was lost may be its fault.
+        assert world.status.restored is None
+        (await world.begins("again")).ends("again")
+        await world.status.until(lambda status: status.advice is Advice.OK)
+    left = [path.name for path in settings.root.iterdir() if path.name.startswith("epoch-")]
+    assert left == ["epoch-2"]
+
+
+async def test_each_lost_root_has_a_number_of_its_own(world: World, settings: Settings) -> None:
+    # What an earlier sidecar left is deleted, and its number is not used again.
+    left = settings.root / "epoch-6"
+    (left / "buildkit").mkdir(parents=True)
+    world.left = [left]
+    async with world.running():
+        for number in (7, 8, 9):
+            await world.ready(number)
+            lost = agent_pb2.Event(lost="a lease broke")
+            world.namespaces[-1].agent.happens.put_nowait(lost)
+        await world.ready(10)
+        assert world.status.counts.plain["roots_lost"] == 3
+    assert not (settings.root / "epoch-6").exists()
+
+
+async def test_a_daemon_that_died_keeps_its_root(world: World) -> None:
+    await world.publish()
+    async with world.running():
+        await world.ready()
+        await world.namespaces[0].daemon_dies()
+        await world.status.until(lambda status: status.counts.plain["daemon_exits"] == 1)
+        (await world.begins("build")).ends("build")
+        await world.status.until(lambda status: status.counts.family("builds")["ok"] == 1)
+        assert (world.status.epoch, cold_starts(world)) == (1, {})
+        assert world.status.restored is not None
