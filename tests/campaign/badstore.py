@@ -23,8 +23,9 @@ from perf.objectserver import ObjectServer
 from tests import minio
 from tests.campaign.points import Found, Part, Point, Scene
 from tests.campaign.weather import Weather
+from tests.integration.contexts import BASE, context
 from tests.integration.seed import KEY
-from tests.integration.sidecars import ANSWERED_WITHIN, BASE, Pod, context
+from tests.integration.sidecars import ANSWERED_WITHIN, Pod
 from tests.integration.steady import Project
 from tests.integration.test_cold import awaited_by_a_client, waited
 from tests.unit.store.serving import serving

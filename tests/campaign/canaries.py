@@ -28,7 +28,9 @@ from buildsvc.store.open import open_store
 from perf.host import program
 from tests import minio
 from tests.campaign.points import Found, Part, Point, Scene
-from tests.integration.sidecars import BASE, Pod, context, sidecar
+from tests.integration.commands import sidecar
+from tests.integration.contexts import BASE, context
+from tests.integration.sidecars import Pod
 
 CONTROL = f"control-{secrets.token_hex(8)}"
 """What is no secret: it is found wherever a build's files go, or the search is none."""

@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.integration.sidecars import Finished, Pod, command, environment
+from tests.integration.commands import Finished, command, environment
+from tests.integration.sidecars import Pod
 
 _MAKE = """\
 set -e

@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from tests.integration.sidecars import PATIENCE, Pod, below, command_line
+from tests.integration.commands import PATIENCE
+from tests.integration.proctree import below, command_line
+from tests.integration.sidecars import Pod
 
 #: Who can be killed, and how its command line is known.
 _WORDS = {

@@ -1,4 +1,4 @@
-"""Sidecars as processes of their own, and clients of them, for tests.
+"""Sidecars as processes of their own, for tests.
 
 A :class:`Pod` is one sidecar on one root directory, run as the current user with flags as a
 pod's specification would give them. Everything else here is what a test does to it: build,
@@ -9,158 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from perf.build import Step, read_progress
 from sidecar.client import wait_ready
 from sidecar.control import ask
+from tests.integration.buildctl import Build, Running, job
+from tests.integration.commands import PATIENCE, Finished, command, environment, remove
+from tests.integration.proctree import below, command_line, parent
 
-#: Seconds after which something is stuck; nothing here is a measurement.
-PATIENCE = 60.0
 #: Seconds within which a client is answered, whatever the cache does (README).
 ANSWERED_WITHIN = 5.0
 
 State = dict[str, Any]
-
-
-def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return this process' environment without settings meant for another sidecar."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("BUILDSVC_")}
-    return {**kept, **(extra or {})}
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A program that ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-async def command(
-    *argv: str | Path, env: Mapping[str, str] | None = None, stdin: bytes | None = None
-) -> Finished:
-    """Run a program to its end; it is killed when that takes longer than anything here should."""
-    child = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment(env),
-    )
-    try:
-        async with asyncio.timeout(PATIENCE):
-            out, err = await child.communicate(stdin)
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
-    return Finished(
-        child.returncode or 0, out.decode(errors="replace"), err.decode("utf-8", "replace")
-    )
-
-
-async def sidecar(*argv: str | Path, env: Mapping[str, str] | None = None) -> Finished:
-    """Run one command of the sidecar to its end."""
-    return await command(sys.executable, "-m", "sidecar", *argv, env=env)
-
-
-class BuildFailed(AssertionError):
-    """A build that should have succeeded did not."""
-
-
-@dataclass(frozen=True)
-class Build:
-    """A build that ended. ``steps`` are the Dockerfile's, ``output`` what its RUN steps wrote."""
-
-    code: int
-    steps: list[Step]
-    output: str
-    text: str
-
-    @property
-    def ran(self) -> list[str]:
-        """Names of the steps that were not cached, without their numbers."""
-        return [_plain(step.name) for step in self._instructions if not step.cached]
-
-    @property
-    def cached(self) -> list[str]:
-        """Names of the steps that were cached, without their numbers."""
-        return [_plain(step.name) for step in self._instructions if step.cached]
-
-    @property
-    def _instructions(self) -> list[Step]:
-        # "LINK COPY …" is the merge beside "COPY --link …".
-        return [step for step in self.steps if not _plain(step.name).startswith("LINK ")]
-
-    def ok(self) -> Self:
-        """Return itself if the build succeeded."""
-        if self.code:
-            errors = [f"{step.name}: {step.error}" for step in self.steps if step.error]
-            raise BuildFailed("\n".join([f"buildctl: {self.code}", *errors, self.text[-2000:]]))
-        return self
-
-
-def _plain(name: str) -> str:
-    """Take "[stage 2/7] " off a step's name."""
-    return name.partition("] ")[2]
-
-
-def _job(context: Path, options: Sequence[str]) -> list[str]:
-    return [
-        "build",
-        "--progress=rawjson",
-        "--frontend=dockerfile.v0",
-        f"--local=context={context}",
-        f"--local=dockerfile={context}",
-        *options,
-    ]
-
-
-class Running:
-    """A build under way."""
-
-    def __init__(self, child: asyncio.subprocess.Process, logs: Path) -> None:
-        self._child = child
-        self._logs = logs
-
-    async def end(self) -> Build:
-        """Wait for the end."""
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await self._child.wait()
-        finally:
-            if self._child.returncode is None:
-                self._child.kill()
-                await self._child.wait()
-        text = self._logs.read_text(errors="replace")
-        progress = read_progress(text.splitlines())
-        return Build(
-            self._child.returncode or 0,
-            progress.instructions,
-            progress.output.decode(errors="replace"),
-            "\n".join(line for line in text.splitlines() if not line.startswith("{")),
-        )
-
-    async def says(self, word: str) -> None:
-        """Wait until a RUN step of the build has written the word."""
-        async with asyncio.timeout(PATIENCE):
-            while word not in read_progress(self._finished_lines()).output.decode():
-                if self._child.returncode is not None:
-                    raise BuildFailed(f"ended without saying {word}: {(await self.end()).text}")
-                await asyncio.sleep(0.02)  # The file has no event that says so.
-
-    def _finished_lines(self) -> list[str]:
-        return self._logs.read_text(errors="replace").rpartition("\n")[0].splitlines()
 
 
 class Pod:
@@ -319,7 +184,7 @@ class Pod:
         connection = client or ("--addr", self.endpoint()["url"])
         with log.open("wb") as stream:
             child = await asyncio.create_subprocess_exec(
-                "buildctl", *connection, *_job(context, options),
+                "buildctl", *connection, *job(context, options),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
@@ -368,39 +233,6 @@ def _url(address: str) -> str:
     return address if address.startswith("http") else f"http://{address}"
 
 
-def command_line(pid: int) -> str:
-    """Return a process' command line, empty when it is gone."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
-
-
-def parent(pid: int) -> int:
-    """Return a process' parent, 0 when it is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
-    except OSError:
-        return 0
-
-
-def below(pid: int) -> list[int]:
-    """Return the descendants of a process."""
-    # Not from /proc/PID/task/*/children: that may miss some while others end.
-    parents = {one: parent(one) for one in map(int, filter(str.isdigit, os.listdir("/proc")))}
-    found, wanted = list[int](), {pid}
-    while wanted:
-        wanted = {one for one, of in parents.items() if of in wanted}
-        found += wanted
-    return found
-
-
-async def remove(directory: Path) -> None:
-    """Delete a directory that may hold files of subordinate users."""
-    if directory.exists():
-        await command("rootlesskit", "rm", "-rf", directory)
-
-
 @asynccontextmanager
 async def pod(
     root: Path, *flags: str | Path, env: Mapping[str, str] | None = None
@@ -409,36 +241,3 @@ async def pod(
     async with Pod(root, *flags, env=env) as one:
         await one.ready()
         yield one
-
-
-# What is built
-
-
-def context(
-    directory: Path, dockerfile: str, files: Mapping[str, str | bytes] | None = None
-) -> Path:
-    """Write a build context with busybox in it and return its directory."""
-    directory.mkdir(parents=True, exist_ok=True)
-    busybox = directory / "busybox"
-    if not busybox.exists():
-        found = shutil.which("busybox")
-        assert found, "there is no busybox (package busybox-static)"
-        shutil.copy(found, busybox)
-    (directory / "Dockerfile").write_text(dockerfile)
-    write(directory, files or {})
-    return directory
-
-
-def write(directory: Path, files: Mapping[str, str | bytes]) -> None:
-    """Write files below a directory."""
-    for name, content in files.items():
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-BASE = """\
-FROM scratch AS base
-COPY busybox /bin/busybox
-RUN ["/bin/busybox", "--install", "-s", "/bin"]
-"""

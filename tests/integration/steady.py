@@ -9,7 +9,9 @@ import tarfile
 from pathlib import Path
 from typing import IO
 
-from tests.integration.sidecars import BASE, Build, Pod, context, write
+from tests.integration.buildctl import Build
+from tests.integration.contexts import BASE, context, write
+from tests.integration.sidecars import Pod
 
 _NOISE_BYTES = 2 << 20
 _DOCKERFILE = f"""\

@@ -9,14 +9,9 @@ from pathlib import Path
 import pytest
 
 from sidecar.versions import BUILDKIT_VERSION
-from tests.integration.sidecars import (
-    BASE,
-    Finished,
-    Pod,
-    context,
-    pod,
-    sidecar,
-)
+from tests.integration.commands import Finished, sidecar
+from tests.integration.contexts import BASE, context
+from tests.integration.sidecars import Pod, pod
 
 pytestmark = pytest.mark.integration
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.integration.buildctl import Build
+from tests.integration.contexts import BASE, context, write
 from tests.integration.exports import files
-from tests.integration.sidecars import BASE, Build, Pod, context, pod, write
+from tests.integration.sidecars import Pod, pod
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 

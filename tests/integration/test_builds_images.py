@@ -16,8 +16,9 @@ import pytest
 import pytest_asyncio
 
 from tests.integration.conftest import Registries
+from tests.integration.contexts import BASE, context, write
 from tests.integration.exports import Image, oci_archive, pulled
-from tests.integration.sidecars import BASE, Pod, context, pod, write
+from tests.integration.sidecars import Pod, pod
 from tests.integration.stored import Stored
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]

@@ -11,17 +11,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.integration.commands import sidecar
+from tests.integration.contexts import BASE, context, write
 from tests.integration.exports import files
-from tests.integration.sidecars import (
-    ANSWERED_WITHIN,
-    BASE,
-    Pod,
-    State,
-    context,
-    pod,
-    sidecar,
-    write,
-)
+from tests.integration.sidecars import ANSWERED_WITHIN, Pod, State, pod
 from tests.integration.stored import Stored
 
 pytestmark = pytest.mark.integration

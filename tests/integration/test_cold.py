@@ -13,7 +13,8 @@ import pytest
 import pytest_asyncio
 
 from perf.host import free_port
-from tests.integration.sidecars import ANSWERED_WITHIN, BASE, Pod, State, context, pod, write
+from tests.integration.contexts import BASE, context, write
+from tests.integration.sidecars import ANSWERED_WITHIN, Pod, State, pod
 from tests.integration.stored import Stored, cut_short, flip
 
 pytestmark = pytest.mark.integration

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from buildsvc.cache.packs import pack_name
+from tests.integration.commands import PATIENCE, command
+from tests.integration.contexts import BASE, context, write
 from tests.integration.objects import Objects, Request, objects, undisturbed
-from tests.integration.sidecars import BASE, PATIENCE, Pod, command, context, pod, write
+from tests.integration.sidecars import Pod, pod
 from tests.integration.stored import Stored
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("machine")]

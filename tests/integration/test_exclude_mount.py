@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.sidecars import BASE, context, pod, write
+from tests.integration.contexts import BASE, context, write
+from tests.integration.sidecars import pod
 from tests.integration.stored import Stored
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("machine")]

@@ -14,7 +14,8 @@ from buildsvc.cache.keys import CacheKey
 from buildsvc.store.local import LocalStore
 from sidecar.cachestore import this_platform
 from sidecar.versions import BUILDKIT_VERSION
-from tests.integration.sidecars import BASE, Pod, context, pod, write
+from tests.integration.contexts import BASE, context, write
+from tests.integration.sidecars import Pod, pod
 from tests.integration.test_signed import write_keys
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("machine")]

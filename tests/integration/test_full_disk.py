@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.commands import PATIENCE, command
+from tests.integration.contexts import BASE, context
 from tests.integration.machines import Machine, machine
 from tests.integration.objects import Request, objects
-from tests.integration.sidecars import BASE, PATIENCE, State, command, context, pod
+from tests.integration.sidecars import State, pod
 from tests.integration.stored import Stored
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("machine")]

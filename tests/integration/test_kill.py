@@ -17,9 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.buildctl import Build
+from tests.integration.commands import remove
 from tests.integration.objects import Objects, Request, objects, undisturbed
 from tests.integration.processes import VICTIMS, Remains, kill_one
-from tests.integration.sidecars import Build, Pod, remove
+from tests.integration.sidecars import Pod
 from tests.integration.steady import Project
 
 pytestmark = [

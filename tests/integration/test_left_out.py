@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from buildsvc.cache.trees import MAX_FILE
+from tests.integration.contexts import BASE, context, write
 from tests.integration.memory import in_memory
-from tests.integration.sidecars import BASE, context, pod, write
+from tests.integration.sidecars import pod
 from tests.integration.stored import Stored
 
 pytestmark = pytest.mark.integration

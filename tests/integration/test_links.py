@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.contexts import BASE, context, write
 from tests.integration.exports import files
-from tests.integration.sidecars import BASE, context, pod, write
+from tests.integration.sidecars import pod
 
 pytestmark = pytest.mark.integration
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.sidecars import BASE, State, context, pod, write
+from tests.integration.contexts import BASE, context, write
+from tests.integration.sidecars import State, pod
 from tests.integration.stored import Stored, flip
 
 pytestmark = pytest.mark.integration

@@ -16,17 +16,10 @@ import pytest_asyncio
 from aiohttp import web
 
 from perf.host import free_port
+from tests.integration.commands import sidecar
+from tests.integration.contexts import BASE, context, write
 from tests.integration.objects import Objects, Request, objects
-from tests.integration.sidecars import (
-    ANSWERED_WITHIN,
-    BASE,
-    Pod,
-    State,
-    context,
-    pod,
-    sidecar,
-    write,
-)
+from tests.integration.sidecars import ANSWERED_WITHIN, Pod, State, pod
 
 pytestmark = pytest.mark.integration
 

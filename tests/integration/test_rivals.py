@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.commands import PATIENCE
 from tests.integration.objects import Objects, Request, objects, undisturbed
 from tests.integration.seed import Seed
-from tests.integration.sidecars import PATIENCE, Pod
+from tests.integration.sidecars import Pod
 from tests.integration.steady import Project
 from tests.integration.stored import Stored
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.memory import in_memory
-from tests.integration.sidecars import below, pod
+from tests.integration.proctree import below
+from tests.integration.sidecars import pod
 from tests.integration.steady import Project
 from tests.minio import CREDENTIALS, SECRET, Minio, running
 

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from buildsvc.cache.signing import SigningKey
-from tests.integration.sidecars import BASE, context, pod
+from tests.integration.contexts import BASE, context
+from tests.integration.sidecars import pod
 from tests.integration.stored import Stored
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("machine")]

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from sidecar.segments import SEGMENT_BYTES
+from tests.integration.contexts import BASE, context
 from tests.integration.objects import Request, objects
-from tests.integration.sidecars import BASE, Pod, context, pod
+from tests.integration.sidecars import Pod, pod
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("machine")]
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.integration.sidecars import BASE, Pod, command, context, pod
+from tests.integration.commands import command
+from tests.integration.contexts import BASE, context
+from tests.integration.sidecars import Pod, pod
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 

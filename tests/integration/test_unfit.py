@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.integration.commands import Finished, command
 from tests.integration.machines import Machine, machine
-from tests.integration.sidecars import Finished, Pod, command
+from tests.integration.sidecars import Pod
 
 pytestmark = pytest.mark.integration
 
