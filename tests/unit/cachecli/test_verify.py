@@ -11,7 +11,9 @@ import pytest
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.roots import ChunkTable
+from buildsvc.cache.signing import SigningKey
 from tests.unit.cachecli.stores import BASE, KEY, Console, Made, State
+from tests.unit.test_cachecli import key_files
 
 TWO = State(layers={**BASE.layers, "two": os.urandom(9000)}, mounts=BASE.mounts)
 
@@ -171,3 +173,19 @@ def test_what_was_collected_is_not_wrong(made: Made, console: Console) -> None:
     assert console.run("verify", made.url, KEY.text, "1") == 66
     assert "was collected or removed" in console.err
     assert console.run("verify", made.url, KEY.text, "2", "--deep") == 0
+
+
+def test_a_head_in_the_place_of_another_is_not_taken_for_collected(
+    made: Made, console: Console, tmp_path: Path
+) -> None:
+    signing, verify = key_files(tmp_path, "pods")
+    key = SigningKey.read(signing)
+    root = made.publish(signing=key)
+    head = made.newest().head
+    made.publish(TWO, signing=key)
+    head.nonce = b"another " * 2
+    made.head(1).write_bytes(key.sign(head))
+    made.pack(root).unlink()
+    scope = f"--verify-key=acme/protected={verify}"
+    document = console.json("verify", made.url, KEY.text, "1", scope, code=65)
+    assert [problem["what"] for problem in document["problems"]] == ["it is missing"]
