@@ -34,6 +34,11 @@ class Step:
         """How long it ran."""
         return 0.0 if self.cached else sum(self.intervals.values())
 
+    @property
+    def ended_unix(self) -> float:
+        """When it ended, in Unix seconds; 0 where nothing tells."""
+        return max((_seconds(began) + took for began, took in self.intervals.items()), default=0.0)
+
 
 @dataclass
 class Progress:

@@ -21,7 +21,18 @@ from typing import Any
 
 from perf import host
 from perf.commandline import add_places, new_output, parser, run_rootless
-from tests.campaign import badstore, canaries, collection, flips, hostile, kills, publishers
+from tests.campaign import (
+    badstore,
+    canaries,
+    collection,
+    flips,
+    hostile,
+    increments,
+    kills,
+    mounts,
+    publishers,
+    throughput,
+)
 from tests.campaign.book import Book, new_book, open_book
 from tests.campaign.points import CampaignError, Point
 from tests.campaign.report import markdown
@@ -33,6 +44,9 @@ POINTS: tuple[Point, ...] = (
     publishers.POINT,
     collection.POINT,
     badstore.POINT,
+    mounts.POINT,
+    increments.POINT,
+    throughput.POINT,
     hostile.POINT,
     canaries.POINT,
 )
