@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc.aio
@@ -19,6 +19,8 @@ from sidecar.timeline import Kind
 ANSWERS_WITHIN = 10.0
 #: Exits of the daemon alone that are answered by starting it again on the same root.
 _RESTARTS = 2
+#: Seconds that one without clients may take to end.
+_STOPS_WITHIN = 5.0
 
 
 class Lost(Exception):
@@ -62,7 +64,24 @@ class Buildkitd:
         """It ended by itself; negative for a signal."""
         self._exits.put_nowait(status)
 
-    async def start(self) -> None:
+    async def forget(self, records: Sequence[str], private: Command) -> None:
+        """Have it drop the records, and what has no other record, before it has clients.
+
+        ``private`` starts it where no client reaches it: one that waits would be served from
+        these records.
+
+        Raises:
+            Lost: it does not answer, exits, or cannot drop them.
+        """
+        await self.start(private)
+        try:
+            await self._api.prune([f"id=={record}" for record in records])
+            await self._namespace.stop_daemon(_STOPS_WITHIN)
+        except (grpc.aio.AioRpcError, NamespaceLostError, StartError) as problem:
+            raise Lost(f"what is lost cannot be dropped from the cache: {problem}") from problem
+        self.pid = 0
+
+    async def start(self, command: Command | None = None) -> None:
         """Start it on the root and wait for its answer.
 
         Raises:
@@ -72,8 +91,10 @@ class Buildkitd:
         answering = asyncio.ensure_future(self._api.version(ANSWERS_WITHIN))
         exiting = asyncio.ensure_future(self._exits.get())
         try:
-            argv, environment = self._command.argv, self._command.environment
-            started = await self._namespace.start_daemon(argv, environment, nofsync=self._nofsync)
+            run = command or self._command
+            started = await self._namespace.start_daemon(
+                run.argv, run.environment, nofsync=self._nofsync
+            )
             self.pid = started.pid
             ends: list[asyncio.Future[Any]] = [answering, exiting, self._lost]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

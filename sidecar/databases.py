@@ -155,15 +155,18 @@ class Records:
     """Records of the cache by the name that a snapshot's key ends in: all, and cache mounts.
 
     ``mounts``: what a Dockerfile may call each of them. ``parents``: for a record those that it
-    holds, as layer, merge or diff.
+    holds, as layer, merge or diff. ``blobs``: records by the digest of their layer's blob.
     """
 
     ids: dict[str, list[str]]
     mounts: Mapping[str, tuple[str, ...]]
     parents: dict[str, list[str]] = field(default_factory=dict)
+    blobs: dict[str, list[str]] = field(default_factory=dict)
 
-    def needing(self, snapshots: Iterable[str], below: Mapping[str, str]) -> list[str]:
-        """Return the records that cannot be without the snapshots.
+    def needing(
+        self, snapshots: Iterable[str], below: Mapping[str, str], blobs: Iterable[str] = ()
+    ) -> list[str]:
+        """Return the records that cannot be without the snapshots, or without the blobs.
 
         They are these' own, those of what lies on them, and all that hold one of these: a merge
         (``COPY --link``) or a diff may have no snapshot, or one with another parent.
@@ -171,6 +174,7 @@ class Records:
         Args:
             snapshots: their names.
             below: the parent of each snapshot, all of them by name.
+            blobs: digests of layers' blobs.
         """
         needing: defaultdict[str, list[str]] = defaultdict(list)
         for name, parent in below.items():
@@ -181,7 +185,8 @@ class Records:
         for record, held in self.parents.items():
             for parent in held:
                 needing[parent].append(record)
-        found = list(dict.fromkeys(snapshots))
+        holders = (record for digest in blobs for record in self.blobs.get(digest, ()))
+        found = list(dict.fromkeys((*snapshots, *holders)))
         seen = set(found)
         for one in found:
             more = [other for other in dict.fromkeys(needing[one]) if other not in seen]
@@ -196,13 +201,16 @@ def records(copied: Path) -> Records:
     ids: defaultdict[str, list[str]] = defaultdict(list)
     mounts: dict[str, tuple[str, ...]] = {}
     parents: dict[str, list[str]] = {}
+    blobs: defaultdict[str, list[str]] = defaultdict(list)
     for record in read_records(copied / METADATA):
         ids[record.snapshot].append(record.id)
+        if record.blob:
+            blobs[record.blob].append(record.id)
         if record.kind == CACHE_MOUNT:
             mounts[record.snapshot] = mount_names(record)
         if record.parents:
             parents[record.id] = record.parents
-    return Records(dict(ids), mounts, parents)
+    return Records(dict(ids), mounts, parents, dict(blobs))
 
 
 def local_contexts(copied: Path) -> int:

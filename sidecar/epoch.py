@@ -24,6 +24,7 @@ from sidecar.guardclient import AgentExited, DaemonExited, Namespace, NamespaceL
 from sidecar.inherited import Inherited
 from sidecar.launch import Launch
 from sidecar.log import get_logger
+from sidecar.losses import Losses
 from sidecar.paths import EpochPaths
 from sidecar.plan import ObjectKey
 from sidecar.room import Room
@@ -56,7 +57,9 @@ class Epoch:
         *,
         store: Store | None,
         status: Status,
+        losses: Losses,
     ) -> None:
+        """``losses``: what earlier epochs have found lost, and this one adds to."""
         self._settings = settings
         self._paths = paths
         self._namespace = namespace
@@ -69,8 +72,9 @@ class Epoch:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._died = False
         self.inherited = Inherited(
-            settings, paths, self._agent, room, store=store, status=status, on_lost=self.lose
-        )
+            settings, paths, self._agent, room, store=store, status=status, losses=losses,
+            on_lost=self.lose,
+        )  # fmt: skip
         self._builds = Builds(
             self._api, status, room, told=self.inherited.builds_run, lacked_room=self._lacked_room
         )
@@ -117,6 +121,8 @@ class Epoch:
         Raises:
             Lost: it does not answer, or exits.
         """
+        if self.inherited.unfit:
+            await self._daemon.forget(self.inherited.unfit, self._launch.private(self._paths))
         began = time.time()
         await self._daemon.start()
         try:

@@ -46,6 +46,7 @@ class Inherited:
         *,
         store: Store | None,
         status: Status,
+        losses: Losses,
         on_lost: Callable[[str], None],
     ) -> None:
         self._settings = settings
@@ -59,7 +60,9 @@ class Inherited:
         self.root: cache_pb2.Root | None = None
         self.catalog = Catalog()
         #: Of all generations that were tried: what one lacks, another one may name too.
-        self.losses = Losses()
+        self.losses = losses
+        #: Records that the daemon may not serve builds with: what they need is lost.
+        self.unfit: tuple[str, ...] = ()
         #: Whether leases do not work here, so that blobs must be on disk before the daemon.
         self.needs_blobs = False
         self._found: Found | None = None
@@ -107,6 +110,7 @@ class Inherited:
         root = ready.plan.root
         # From here on the root is not an empty one, whatever comes of it.
         self.root = root
+        self.unfit = ready.unfit
         try:
             await asyncio.to_thread(ready.place, self._paths.buildkit)
         except OSError as problem:

@@ -30,6 +30,12 @@ class Launch:
             self.environment,
         )
 
+    def private(self, paths: EpochPaths) -> Command:
+        """buildkitd that nobody but the sidecar can reach."""
+        daemon = self.daemon(paths)
+        address = f"--addr=unix://{paths.buildkit_socket}"
+        return Command((*daemon.argv, address), daemon.environment)
+
     def write_config(self, paths: EpochPaths) -> None:
         """Write the merged buildkitd.toml.
 

@@ -3,7 +3,9 @@
     lock the root → open an epoch while the newest generation is located → load it, or go
     cold → start the daemon → serve builds and publish after them → SIGTERM: drain, stop
 
-A lost root begins a new epoch, empty; clients wait in the listener's backlog meanwhile.
+A lost root begins a new epoch; clients wait in the listener's backlog meanwhile. It is empty,
+unless the store was found to have lost something of the generation: then that is restored once
+more, without what cannot be had and what is built on it.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from sidecar.epoch import Epoch
 from sidecar.guardclient import Namespace
 from sidecar.launch import Launch
 from sidecar.log import get_logger
+from sidecar.losses import Losses
 from sidecar.paths import EpochPaths, epoch_paths
 from sidecar.publish import Publisher
 from sidecar.publishing import Policy, Publishing
@@ -71,6 +74,8 @@ class Lifecycle:
         self._stop = stop
         self._publishing: Publishing | None = None
         self._replaces = False
+        self._losses = Losses()
+        self._mended = False
 
     async def run(self) -> None:
         """Serve until ``stop`` is set.
@@ -175,7 +180,10 @@ class Lifecycle:
     async def _epoch(
         self, number: int, paths: EpochPaths, namespace: Namespace | None, cold: str
     ) -> str:
-        """Run one epoch to its end; return why the next one must be cold, empty after ``stop``."""
+        """Run one epoch to its end; return why the next one must be cold.
+
+        It is empty after ``stop``, and when the next one can do without what was lost.
+        """
         if namespace is None:
             namespace = Namespace(
                 namespace_options(self._settings, self._root, self._listener, paths, self._network)
@@ -183,8 +191,9 @@ class Lifecycle:
         self._status.epoch = number
         epoch = Epoch(
             self._settings, paths, namespace, self._launch, self._room,
-            store=self._store, status=self._status,
+            store=self._store, status=self._status, losses=self._losses,
         )  # fmt: skip
+        known = len(self._losses)
         try:
             if await self._unless_stopped(self._restored(epoch, cold)):
                 await self._serve(epoch)
@@ -197,6 +206,9 @@ class Lifecycle:
                         advice=f"see {self._root.path / 'logs' / 'daemon.log'}",
                     ) from lost
                 raise await self._no_daemon(lost) from lost
+            if epoch.admitted and self._losses.exceed(known) and not self._mended:
+                self._mend(number, str(lost))
+                return ""
             return self._lost(number, str(lost), admitted=epoch.admitted)
         else:
             return ""
@@ -231,6 +243,13 @@ class Lifecycle:
             stopping.cancel()
             task.cancel()
             await asyncio.wait([task])
+
+    def _mend(self, number: int, reason: str) -> None:
+        """Once: of a store that goes on losing, each loss would fail another build."""
+        log.error("the root is lost; restoring again without what is lost", reason=reason)
+        self._status.enter(Phase.STARTING_DAEMON, "the daemon moves to a root without what is lost")
+        self._status.lost_root(number + 1, reason, mended=True)
+        self._mended = True
 
     def _lost(self, number: int, reason: str, *, admitted: bool) -> str:
         log.error("the root is lost; going on with an empty one", reason=reason)

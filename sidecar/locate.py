@@ -13,6 +13,7 @@ from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.cache.keys import CacheKey
+from buildsvc.cache.records import own_name
 from buildsvc.errors import (
     CacheError,
     CorruptObject,
@@ -28,7 +29,7 @@ from buildsvc.errors import (
 from sidecar import cachemounts, databases
 from sidecar.download import Downloads
 from sidecar.paths import EpochPaths
-from sidecar.plan import Plan
+from sidecar.plan import ObjectKey, Plan
 from sidecar.status import ColdReason
 
 
@@ -180,6 +181,8 @@ class Loadable:
     downloads: Downloads
     request: agent_pb2.LoadRequest
     laid: Path
+    unfit: tuple[str, ...] = ()
+    """Ids of the daemon's records that cannot be without what is known to be lost."""
 
     def place(self, root: Path) -> None:
         """Make the databases those of buildkitd's root, which is empty. Raises OSError."""
@@ -191,7 +194,8 @@ async def loadable(
 ) -> Loadable:
     """Download the databases and describe the rest to the agent.
 
-    Contents of cache mounts that a pattern of ``exclude`` matches are no part of it.
+    Contents of cache mounts that a pattern of ``exclude`` matches are no part of it. Nor is what
+    the downloads know to be lost; which records have to go with that is told.
 
     Needs neither the namespace nor the agent, which start meanwhile. Whoever gives up waiting
     may start a daemon at once: the thread that still writes does so in a place of its own.
@@ -208,15 +212,36 @@ async def loadable(
     await asyncio.to_thread(databases.lay, tree, content, found.root, laid)
     if exclude:
         plan = await asyncio.to_thread(_without_mounts, found.root, laid, exclude)
+    unfit: tuple[str, ...] = ()
+    if downloads.losses and (lost := plan.lacking(downloads.losses)):
+        unfit = await asyncio.to_thread(_leave_out, plan, lost, laid)
     root_path = paths.down / "root"
     await asyncio.to_thread(root_path.write_bytes, plan.root.SerializeToString())
     request = agent_pb2.LoadRequest(root_path=str(root_path), lease_blobs=True)
-    return Loadable(found, plan, downloads, request, laid)
+    return Loadable(found, plan, downloads, request, laid, unfit)
 
 
 def _without_mounts(root: cache_pb2.Root, laid: Path, patterns: Sequence[str]) -> Plan:
+    return Plan(cachemounts.emptied(root, cachemounts.excluded(_records(laid), patterns)))
+
+
+def _leave_out(plan: Plan, lost: Sequence[ObjectKey], laid: Path) -> tuple[str, ...]:
+    """Leave lost objects out of the plan, and what is of no use without them; the records."""
+    records = _records(laid)
+    below = {snapshot.info.name: snapshot.info.parent for snapshot in plan.root.snapshots}
+    snapshots = [key.name for key in lost if not key.is_blob]
+    unfit = records.needing(snapshots, below, [key.name for key in lost if key.is_blob])
+    gone = [name for name in below if _all_in(records.ids.get(own_name(name), ()), unfit)]
+    plan.leave_out([*lost, *map(ObjectKey.snapshot, gone)])
+    return tuple(unfit)
+
+
+def _all_in(records: Sequence[str], unfit: Sequence[str]) -> bool:
+    return bool(records) and set(records) <= set(unfit)
+
+
+def _records(laid: Path) -> databases.Records:
     try:
-        records = databases.records(laid)
+        return databases.records(laid)
     except FileNotFoundError as error:
-        raise CorruptObject("the databases do not say which snapshots are cache mounts") from error
-    return Plan(cachemounts.emptied(root, cachemounts.excluded(records, patterns)))
+        raise CorruptObject("the databases do not say what the snapshots are for") from error

@@ -36,7 +36,8 @@ _PLAIN = {
     "checkpoints": "Checkpoints taken.",
     "daemon_exits": "Times that buildkitd ended by itself.",
     "prefetch_stopped": "Restores that fetch only what is asked for, because the disk has no room.",
-    "roots_lost": "Times that the daemon moved to an empty root because the cache was lost.",
+    "roots_lost": "Times that the daemon moved to another root because the cache was lost.",
+    "roots_mended": "Of these, those that were restored again, without what is lost.",
 }
 
 

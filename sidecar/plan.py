@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.roots import ChunkTable, Location
+from sidecar.losses import Losses
 from sidecar.siblings import siblings
 
 
@@ -84,6 +85,25 @@ class Plan:
             for name, others in siblings(root).items()
         }
         """By snapshot: others with largely the same files, the best first."""
+
+    def lacking(self, losses: Losses) -> list[ObjectKey]:
+        """Return the objects of which something is lost."""
+        return [
+            key
+            for key, content in self.contents.items()
+            if not all(map(losses.readable, (*content.tree, *content.data)))
+        ]
+
+    def leave_out(self, keys: Iterable[ObjectKey]) -> None:
+        """Do not fetch these, whoever asks for them."""
+        for key in keys:
+            self.contents.pop(key, None)
+        self.siblings = {
+            key: kept
+            for key, others in self.siblings.items()
+            if key in self.contents
+            and (kept := tuple(other for other in others if other in self.contents))
+        }
 
     def _locations(self, indices: Iterable[int]) -> tuple[Location, ...]:
         return tuple(self._chunks[index] for index in indices)

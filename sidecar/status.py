@@ -176,16 +176,20 @@ class Status:
         self.enter(Phase.STARTING_DAEMON, "the daemon moves to an empty root")
         self._advise(Advice.RUN_AGAIN, f"the cache is given up ({reason}); builds go on cold")
 
-    def lost_root(self, epoch: int, reason: str) -> None:
-        """Say that the cache under the daemon is gone and that it moved to an empty root.
+    def lost_root(self, epoch: int, reason: str, *, mended: bool = False) -> None:
+        """Say that the cache under the daemon is gone and that it moved to another root.
 
-        ``epoch`` is the new root's number. Builds that were running fail through no fault of
-        their own, so the advice is to run them again.
+        ``epoch`` is the new root's number; it is empty, or with ``mended`` it has all but what
+        is lost. Builds that were running fail through no fault of their own, so the advice is to
+        run them again.
         """
         self.epoch = epoch
         self._lost_at = self.now()
         self.counts.add("roots_lost")
-        self._advise(Advice.RUN_AGAIN, f"the cache was lost ({reason}); builds go on cold")
+        if mended:
+            self.counts.add("roots_mended")
+        how = "builds go on without what is lost" if mended else "builds go on cold"
+        self._advise(Advice.RUN_AGAIN, f"the cache was lost ({reason}); {how}")
 
     def _advise(self, advice: Advice, detail: str) -> None:
         self.advice, self.advice_unix = advice, self._wall()

@@ -149,7 +149,8 @@ async def _next(base: Path, project: Project, url: str, revision: int, before: S
 
 def _cost(state: State) -> str:
     if state["epoch"] > 1:
-        return "cold_after_a_failed_build"
+        after = "cold" if state["restored"] is None else "without_what_was_lost"
+        return f"{after}_after_a_failed_build"
     if state["restored"] is None:
         return "cold"
     if state["restored"]["number"] < _NEWEST:

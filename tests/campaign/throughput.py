@@ -6,6 +6,7 @@ As a program, ``python -m tests.campaign.throughput WHAT …``, it measures one 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import statistics
@@ -86,7 +87,7 @@ async def _restore(scene: Scene, name: str, tries: int) -> Found:
         limits = {
             "network": await _limit(enter, "network", url, store),
             "disk": await _limit(enter, "disk", scene.directory, store),
-            "processors": await _limit(enter, "processors", store),
+            "processors": await _limit(enter, "processors", url, scene.directory, store),
         }
         for number in range(1, tries + 1):
             reached.append(await _rate(scene, url, enter))
@@ -157,46 +158,48 @@ async def _limit(enter: Sequence[str], *arguments: str | Path) -> float:
     return float(out)
 
 
-def _packs(store: Path) -> list[Path]:
-    return sorted(store.glob("packs/*/*"))
-
-
-def _get(url: str) -> int:
-    size = 0
+def _get(url: str) -> bytes:
     # No proxy is between the pod and its store.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(url, timeout=60) as answer:
-        while part := answer.read(1 << 20):
-            size += len(part)
-    return size
+        return bytes(answer.read())
+
+
+def _names(store: str) -> list[str]:
+    return [str(path.relative_to(store)) for path in sorted(Path(store).glob("packs/*/*"))]
 
 
 def network(url: str, store: str) -> None:
     """Read all packs over several connections."""
-    names = [str(path.relative_to(store)) for path in _packs(Path(store))]
     with ThreadPoolExecutor(_CONNECTIONS) as threads:
-        list(threads.map(_get, [f"{url}/{name}" for name in names]))
+        list(threads.map(_get, [f"{url}/{name}" for name in _names(store)]))
 
 
 def disk(directory: str, store: str) -> None:
     """Write what the packs hold, as large files."""
     block = os.urandom(1 << 20)
     with tempfile.TemporaryFile(dir=directory) as file:
-        for path in _packs(Path(store)):
-            data = path.read_bytes()
+        for name in _names(store):
+            data = (Path(store) / name).read_bytes()
             for _ in range(sum(packs.read_index(data, len(data)).lengths) >> 20):
                 file.write(block)
 
 
-def _decode(path: Path) -> None:
-    data = path.read_bytes()
-    packs.verify(data, chunks.digest(data))
+def _unpack(url: str, directory: Path) -> None:
+    data = _get(url)
+    index = packs.read_index(data, len(data))
+    with memoryview(data) as view, tempfile.TemporaryDirectory(dir=directory) as name:
+        columns = zip(index.digests, index.offsets, index.stored, index.lengths, strict=True)
+        for number, (digest, offset, stored, length) in enumerate(columns):
+            chunk = chunks.decode(view[offset : offset + stored], length, digest)
+            (Path(name) / str(number)).write_bytes(chunk)
 
 
-def processors(store: str) -> None:
-    """Decompress and verify all packs, on every processor."""
+def processors(url: str, directory: str, store: str) -> None:
+    """What cannot be spared: receive, decompress, verify and write, on every processor."""
+    urls = [f"{url}/{name}" for name in _names(store)]
     with ProcessPoolExecutor() as pool:
-        list(pool.map(_decode, _packs(Path(store))))
+        list(pool.map(_unpack, urls, itertools.repeat(Path(directory))))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -211,7 +214,7 @@ def main(argv: Sequence[str]) -> int:
     measures[what](*arguments)
     seconds = time.monotonic() - began
     store = Path(arguments[-1])
-    print(sum(path.stat().st_size for path in _packs(store)) / seconds / 1e6)
+    print(sum((store / name).stat().st_size for name in _names(str(store))) / seconds / 1e6)
     return 0
 
 

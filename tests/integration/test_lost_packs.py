@@ -92,5 +92,39 @@ async def test_a_lost_layer_is_pruned_with_the_merge_that_holds_it(directory: Pa
         assert await three.stop() == 0
 
 
+async def test_a_layer_lost_under_a_build_costs_only_what_needs_it(directory: Path) -> None:
+    noise = random.Random(3).randbytes(60 << 20)
+    dockerfile = BASE + "COPY f /f\nRUN cat /f > /kept\nCOPY noise /noise\nRUN echo {} > /last\n"
+    place = context(directory / "context", dockerfile.format(1), {"f": "f\n", "noise": noise})
+    store = Stored(directory / "store")
+    flag = f"--store={store.directory}"
+    async with pod(directory / "one", flag) as one:
+        await one.build(place)
+        assert (await one.checkpoint())["published"]
+        assert await one.stop() == 0
+    lost = of_one_layer_only(store)
+    for at in range(1000, lost.stat().st_size - 10_000, 100_000):
+        flip(lost, at)
+    write(place, {"Dockerfile": dockerfile.format(2)})
+    async with pod(directory / "two", flag) as two:
+        assert (await two.try_build(place)).code
+        state = await two.until(lambda state: state["ready"] and state["epoch"] == 2)
+        assert state["advice"]["what"] == "run-again"
+        assert (state["counts"]["roots_lost"], state["counts"]["roots_mended"]) == (1, 1)
+        assert state["by"].get("cold_starts", {}) == {}
+        build = await two.build(place)
+        assert build.ran == ["COPY noise /noise", "RUN echo 2 > /last"]
+        assert (await two.checkpoint())["published"]
+        assert await two.stop() == 0
+    async with pod(directory / "three", flag, "--restore=complete") as three:
+        state = await three.status()
+        assert state["restored"]["number"] == len(store.heads)
+        assert (await three.build(place)).ran == []
+        made = await three.export(place)
+        assert (made / "noise").read_bytes() == noise
+        assert (made / "last").read_text() == "2\n"
+        assert await three.stop() == 0
+
+
 def failed(state: State) -> bool:
     return any(s["kind"] == "fetch" and s["outcome"] == "failed" for s in state["timeline"])

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
+import grpc
 import grpc.aio
 
 from buildsvc._proto.moby.buildkit.v1 import control_pb2, control_pb2_grpc
@@ -19,6 +20,9 @@ class FakeDaemon(control_pb2_grpc.ControlServicer):
 
     def __init__(self) -> None:
         self.prunable: list[control_pb2.UsageRecord] = []
+        #: Filters of what it was asked to prune, and whether it can.
+        self.pruned: list[str] = []
+        self.prune_fails = False
         self._active: dict[str, control_pb2.BuildHistoryRecord] = {}
         self._ended: list[control_pb2.BuildHistoryRecord] = []
         self._followers: list[asyncio.Queue[control_pb2.BuildHistoryEvent]] = []
@@ -68,8 +72,11 @@ class FakeDaemon(control_pb2_grpc.ControlServicer):
         return control_pb2.InfoResponse(buildkitVersion=version)
 
     async def Prune(  # noqa: N802
-        self, _: control_pb2.PruneRequest, __: Context
+        self, request: control_pb2.PruneRequest, context: Context
     ) -> AsyncIterator[control_pb2.UsageRecord]:
+        self.pruned += request.filter
+        if self.prune_fails:
+            await context.abort(grpc.StatusCode.INTERNAL, "the disk is full")
         for record in self.prunable:
             yield record
 

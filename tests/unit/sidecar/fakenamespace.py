@@ -65,8 +65,9 @@ class FakeNamespace(Namespace):
         self._paths = paths
         self.agent = LivingAgent()
         self.daemon = FakeDaemon()
-        #: What it was asked, in order.
+        #: What it was asked, in order, and how each daemon was started.
         self.asked: list[str] = []
+        self.commands: list[Sequence[str]] = []
         #: `start` waits for this.
         self.makes = asyncio.Event()
         self.makes.set()
@@ -109,8 +110,9 @@ class FakeNamespace(Namespace):
         nofsync: bool,
         log: int | None = None,
     ) -> DaemonStarted:
-        del argv, env, nofsync, log
+        del env, nofsync, log
         self.asked.append("start-daemon")
+        self.commands.append(argv)
         if self._ended:
             raise NamespaceLostError("the user namespace has ended")
         end = self.daemons.pop(0) if self.daemons else None

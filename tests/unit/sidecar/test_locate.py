@@ -18,7 +18,7 @@ from buildsvc.cache import trees
 from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.cache.keys import CacheKey
 from buildsvc.cache.packs import pack_name
-from buildsvc.cache.roots import root_name
+from buildsvc.cache.roots import ChunkTable, root_name
 from buildsvc.cache.signing import SigningKey, VerifyKeys
 from buildsvc.errors import (
     CorruptObject,
@@ -377,6 +377,53 @@ async def test_cache_mounts_that_are_to_begin_empty(
     assert (kept, emptied.HasField("tree"), emptied.info.usage_bytes) == (layer, False, 0)
     assert ObjectKey.snapshot(mount.info.name) not in ready.plan.contents
     assert found.root.SerializeToString() == before
+
+
+async def test_what_is_lost_is_left_out_with_what_is_built_on_it(
+    store: LocalStore, paths: EpochPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "packs").mkdir()
+    layers = {
+        "n/1/base": b"B" * 100,
+        "n/2/low<n/1/base": b"L" * 100,
+        "n/3/up<n/2/low": b"U" * 100,
+        "n/4/side<n/1/base": b"S" * 100,
+    }
+    blob_a, blob_b = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
+    blobs = {blob_a: b"a" * 100, blob_b: b"b" * 100}
+    root = await generation(store, tmp_path / "packs", layers, blobs)
+    found = Found(MINE, Generation(cache_pb2.Head(number=1), b""), root)
+    ids = {"base": ["rb"], "low": ["rl"], "up": ["ru"], "side": ["rs"], "merge": ["rm"]}
+    records = Records(ids, {}, {"rm": ["rs"]}, {blob_a: ["rs"], blob_b: ["rb"]})
+    monkeypatch.setattr(databases, "records", lambda _: records)
+    downloads = down(store, paths)
+    low = next(snapshot for snapshot in root.snapshots if snapshot.info.name == "n/2/low")
+    (at,) = ChunkTable(root).locate(low.tree.data)
+    downloads.losses.packs.add(at.pack)
+    ready = await loadable(found, downloads, paths)
+    assert set(ready.unfit) == {"rl", "ru"}
+    names = {key.name for key in ready.plan.contents}
+    assert names == {"n/1/base", "n/4/side", blob_a, blob_b}
+    # The daemon knows it until it has dropped the records, so the agent has to.
+    assert cache_pb2.Root.FromString(Path(ready.request.root_path).read_bytes()) == root
+    (blob,) = (blob for blob in root.blobs if blob.digest == blob_a)
+    (at,) = ChunkTable(root).locate(blob.data)
+    downloads.losses.corrupt(at)
+    ready = await loadable(found, downloads, paths)
+    # A layer of which only the blob is lost goes too, and what holds it.
+    assert set(ready.unfit) == {"rl", "ru", "rs", "rm"}
+    assert {key.name for key in ready.plan.contents} == {"n/1/base", blob_b}
+
+
+async def test_what_is_lost_of_a_generation_whose_records_are_not_there(
+    store: LocalStore, paths: EpochPaths, tmp_path: Path
+) -> None:
+    found = await found_in(store, tmp_path / "packs")
+    downloads = down(store, paths)
+    (layer,) = found.root.snapshots
+    downloads.losses.corrupt(ChunkTable(found.root).locate(layer.tree.data)[0])
+    with pytest.raises(CorruptObject, match="what the snapshots are for"):
+        await loadable(found, downloads, paths)
 
 
 _DIRECTORY = cache_pb2.Entry(path=b"", mode=stat.S_IFDIR | 0o700)

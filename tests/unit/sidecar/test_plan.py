@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from sidecar.losses import Losses
 from sidecar.plan import ObjectKey, Plan
 
 COMMITTED = cache_pb2.SNAPSHOT_KIND_COMMITTED
@@ -74,3 +75,23 @@ def test_contents_are_located() -> None:
     assert [chunk.length for chunk in content.data] == [20]
     assert content.stored == 20
     assert ObjectKey.snapshot("view") not in plan.contents
+
+
+def test_what_is_lost_is_lacking() -> None:
+    plan = Plan(_root(["apt"], cold=False))
+    assert plan.lacking(Losses()) == []
+    assert plan.lacking(Losses(packs={b"p" * 32})) == list(plan.contents)
+    one_chunk = Losses(chunks={(bytes([2]) * 32, b"p" * 32)})
+    assert plan.lacking(one_chunk) == [ObjectKey.blob("sha256:a"), ObjectKey.blob("sha256:b")]
+    # The same chunk, corrupt in a pack that this generation does not use.
+    assert plan.lacking(Losses(chunks={(bytes([2]) * 32, b"q" * 32)})) == []
+
+
+def test_what_is_left_out_is_never_fetched() -> None:
+    plan = Plan(_root(["apt"], cold=False))
+    venv, tools, apt = map(ObjectKey.snapshot, ("venv", "tools", "apt"))
+    plan.siblings = {venv: (tools, apt), tools: (venv,), apt: (tools,)}
+    plan.leave_out([tools, ObjectKey.snapshot("view"), ObjectKey.blob("sha256:a")])
+    assert _names(plan.traced()) == ["base", "apt"]
+    assert _names(plan.rest(plan.traced())) == ["venv", "sha256:b"]
+    assert plan.siblings == {venv: (apt,)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -14,8 +13,6 @@ from buildsvc.store.faults import FaultyStore, Hold, Rule
 from sidecar.status import Phase
 from tests.unit.sidecar.fakenamespace import FakeNamespace
 from tests.unit.sidecar.lifecycles.world import World, cold_starts
-
-Script = Callable[[FakeNamespace], None]
 
 
 async def test_stopped_while_the_namespace_is_made(world: World) -> None:

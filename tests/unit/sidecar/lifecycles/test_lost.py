@@ -6,12 +6,14 @@ import pytest
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc.errors import EnvironmentUnfit
+from sidecar import databases
+from sidecar.databases import Records
 from sidecar.guardclient import StartError
+from sidecar.plan import ObjectKey
 from sidecar.settings import Settings
 from sidecar.status import Advice
 from tests.unit.sidecar.fakenamespace import FakeNamespace
-from tests.unit.sidecar.lifecycles.test_end import Script
-from tests.unit.sidecar.lifecycles.world import World, cold_starts
+from tests.unit.sidecar.lifecycles.world import Script, World, cold_starts
 
 
 def refused(namespace: FakeNamespace) -> None:
@@ -76,6 +78,72 @@ async def test_a_lost_root_is_replaced_and_builds_are_told_to_run_again(
         await world.status.until(lambda status: status.advice is Advice.OK)
     left = [path.name for path in settings.root.iterdir() if path.name.startswith("epoch-")]
     assert left == ["epoch-2"]
+
+
+@pytest.fixture
+def records(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Records({"layer": ["record"]}, {})
+    monkeypatch.setattr(databases, "records", lambda _: found)
+
+
+async def loses(world: World) -> None:
+    """buildkitd asks for a layer whose bytes the store has lost."""
+    world.namespaces[-1].agent.happens.put_nowait(
+        agent_pb2.Event(demand=ObjectKey.snapshot("layer").to_proto())
+    )
+
+
+async def test_what_the_store_has_lost_is_done_without(
+    world: World, settings: Settings, records: None
+) -> None:
+    await world.publish_and_lose("layer")
+    async with world.running():
+        await world.ready()
+        await world.begins("build")
+        await loses(world)
+        await world.ready(epoch=2)
+        assert world.status.restored is not None
+        assert cold_starts(world) == {}
+        plain = world.status.counts.plain
+        assert (plain["roots_lost"], plain["roots_mended"]) == (1, 1)
+        assert world.status.advice is Advice.RUN_AGAIN
+        asked = world.namespaces[1].asked
+        # Nobody is served before the records are gone.
+        assert asked[-3:] == ["start-daemon", "stop-daemon 5", "start-daemon"]
+        assert [command[-1] for command in world.namespaces[1].commands] == [
+            f"--addr=unix://{settings.root}/epoch-2/run/buildkitd.sock",
+            f"--config={settings.root}/epoch-2/run/buildkitd.toml",
+        ]
+        assert world.namespaces[1].daemon.pruned == ["id==record"]
+        (await world.begins("again")).ends("again")
+        await world.status.until(lambda status: status.advice is Advice.OK)
+
+
+async def test_more_that_is_lost_is_not_waited_for_again(world: World, records: None) -> None:
+    await world.publish_and_lose("layer")
+    async with world.running():
+        await world.ready()
+        await loses(world)
+        await world.ready(epoch=2)
+        # Of what is left out nothing can be had.
+        await loses(world)
+        await world.ready(epoch=3)
+        assert cold_starts(world) == {"root-lost": 1}
+        plain = world.status.counts.plain
+        assert (plain["roots_lost"], plain["roots_mended"]) == (2, 1)
+
+
+async def test_a_daemon_that_does_not_drop_what_is_lost(world: World, records: None) -> None:
+    def does_not(namespace: FakeNamespace) -> None:
+        namespace.daemon.prune_fails = True
+
+    world.script = [lambda _: None, does_not]
+    await world.publish_and_lose("layer")
+    async with world.running():
+        await world.ready()
+        await loses(world)
+        await world.ready(epoch=3)
+        assert cold_starts(world) == {"daemon-refused": 1}
 
 
 async def test_each_lost_root_has_a_number_of_its_own(world: World, settings: Settings) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from buildsvc.cache import roots
 from buildsvc.cache.generations import GenerationLog
+from buildsvc.cache.packs import pack_name
+from buildsvc.cache.roots import ChunkTable
 from buildsvc.store.contract import Store
 from sidecar.beginning import Beginning
 from sidecar.cachestore import cache_keys
@@ -24,13 +27,14 @@ from tests.unit.cache.fakes import MemoryStore
 from tests.unit.sidecar.fakeagent import generation
 from tests.unit.sidecar.fakedaemon import FakeDaemon
 from tests.unit.sidecar.fakenamespace import FakeNamespace
-from tests.unit.sidecar.lifecycles.test_end import Script
 
 BUILDKITD = "#!/bin/sh\necho buildkitd github.com/moby/buildkit v0.33.1 1234abc\n"
 
-
 #: In rootlesskit's place: runs its arguments as they are.
 HERE = '#!/bin/sh\nexec "$@"\n'
+
+Script = Callable[[FakeNamespace], None]
+"""What happens to a namespace at first."""
 
 
 class World:
@@ -66,6 +70,22 @@ class World:
         root = await generation(self.memory, packs, {"layer": b"L" * 100})
         log = GenerationLog(self.memory, cache_keys(self.settings, "v0.33.1").own)
         await log.publish(root, parent=None)
+
+    async def publish_and_lose(self, layer: str) -> None:
+        """Publish, and lose the bytes of the layer; buildkitd's databases are whole."""
+        await self.publish()
+        (root,) = [
+            roots.decode_root(data, bytes.fromhex(name.rpartition("/")[2]))
+            for name, data in self.memory.objects.items()
+            if name.startswith("roots/")
+        ]
+        (at,) = [
+            at
+            for item in root.snapshots
+            if item.info.name == layer
+            for at in ChunkTable(root).locate(item.tree.data)
+        ]
+        del self.memory.objects[pack_name(at.pack)]
 
     def spoil(self, prefix: str) -> None:
         """Overwrite what the store has under these names."""
