@@ -53,6 +53,10 @@ repeats, and old entries of the log of collections; except for milestones
 (``buildsvc.cache.numbers``), and a day after they were written: whoever found the place of one
 free, and creates it so much later, creates what nobody reads.
 
+*What is kept of a key only shrinks.* A fence says no older ``oldest_kept`` than the heads over
+which it goes back to what it repeats: they may have been of a collection that is over, and what it
+gave up is deleted. So does the head of somebody who gives up what a key has.
+
 *Clocks.* The safety of generations that are published needs none. What is younger than the minimum
 age is spared so that a build under way need not store again what it has stored already, and
 readers can finish; that age, like those of generations and leases, is told by the store, compared

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildsvc.cache.generations import Generation, GenerationLog
+from buildsvc.cache.generations import Floor, Generation, GenerationLog
 from buildsvc.cache.keys import LAST_NUMBER, parse_number
 from buildsvc.cache.numbers import newest_number
 from buildsvc.errors import CacheError, HeadConflict, ObjectExists
@@ -72,14 +72,18 @@ class _Place(NamedTuple):
 async def _continue(
     reader: Reader, log: GenerationLog, place: _Place, oldest: int
 ) -> Generation | None:
-    """Creates the head after that one; None when somebody else has done so."""
-    repeats = await _newest_usable(reader, log, oldest)
+    """Creates the head after that one; None when somebody else has done so.
+
+    What is kept of the key never grows again: what newer heads have given up may be deleted, though
+    ``oldest`` was decided before.
+    """
+    repeats, oldest = await _newest_usable(reader, log, oldest)
     try:
         return await log.fence(
             place.number + 1,
             parent=place.newest,
             collection=place.collection,
-            oldest_kept=min(oldest, repeats.origin) if repeats else place.number + 1,
+            oldest_kept=oldest if repeats else place.number + 1,
             repeats=repeats,
         )
     except HeadConflict:
@@ -106,9 +110,14 @@ async def fence_unknown(store: Store, listed: Listed) -> None:
         return
 
 
-async def _newest_usable(reader: Reader, log: GenerationLog, oldest: int) -> Generation | None:
-    async with aclosing(reader.usable(log)) as usable:
+async def _newest_usable(
+    reader: Reader, log: GenerationLog, oldest: int
+) -> tuple[Generation | None, int]:
+    """The newest generation of those that are kept, and the number of the oldest of these."""
+    floor = Floor()
+    async with aclosing(reader.usable(log, floor)) as usable:
         async for generation, _ in usable:
+            oldest = max(oldest, floor.number)
             if generation.origin >= oldest:
-                return generation
-    return None
+                return generation, oldest
+    return None, oldest

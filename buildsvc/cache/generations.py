@@ -85,6 +85,13 @@ class Generation:
         return digest(self.raw)
 
 
+@dataclass
+class Floor:
+    """The oldest head that is kept, as the heads say that somebody has read; it only rises."""
+
+    number: int = 1
+
+
 class GenerationLog:
     """The heads of one key in one store. Methods raise StoreError besides what they name.
 
@@ -132,17 +139,20 @@ class GenerationLog:
         self,
         skipped: Callable[[int, CacheError], None],
         refused: Callable[[int, StoreRefused], None] | None = None,
+        floor: Floor | None = None,
     ) -> AsyncGenerator[Generation, None]:
         """Generations from the newest back; ``skipped`` is told of each that cannot be used.
 
         ``refused`` is told of heads that the store does not give; without it, it is an error.
+        Nothing below ``floor`` is read, which rises with what the heads say.
 
         Ends at the oldest that is kept. Where one is missing, what lies above it was not put
         there by a publisher: the newest one below is looked for.
         """
         child: Generation | None = None
-        number, oldest = await self.newest_number(), 1
-        while number >= oldest:
+        floor = floor or Floor()
+        number = await self.newest_number()
+        while number >= floor.number:
             try:
                 generation = await self.read(number)
                 if child is not None and self._verify is not None:
@@ -160,7 +170,7 @@ class GenerationLog:
                 number = await self.newest_number(below=number)
                 continue
             else:
-                oldest = max(oldest, generation.head.oldest_kept)
+                floor.number = max(floor.number, generation.head.oldest_kept)
                 if generation.head.root:
                     yield generation
                 # What lies between is of earlier collections, or could not be used.

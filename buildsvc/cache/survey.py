@@ -11,7 +11,7 @@ from typing import TypeAlias
 from google.protobuf.message import DecodeError
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
-from buildsvc.cache.generations import MAX_HEAD, Generation, GenerationLog
+from buildsvc.cache.generations import MAX_HEAD, Floor, Generation, GenerationLog
 from buildsvc.cache.keys import CacheKey, parse_number
 from buildsvc.cache.numbers import is_milestone
 from buildsvc.cache.retention import Kept, KeyState
@@ -146,16 +146,19 @@ class Reader:
         )
 
     async def usable(
-        self, log: GenerationLog
+        self, log: GenerationLog, floor: Floor | None = None
     ) -> AsyncGenerator[tuple[Generation, dict[bytes, int]], None]:
         """Generations from the newest back, with the sizes of the packs that each names.
 
-        Raises StoreError, UnsupportedFormat, UntrustedHead.
+        As far as ``floor``, which rises with what the heads say. Raises StoreError,
+        UnsupportedFormat, UntrustedHead.
         """
         skipped: list[tuple[int, CacheError]] = []
         untrusted: CacheError | None = None
         trusted = False
-        async for generation in log.candidates(lambda number, e: skipped.append((number, e))):
+        async for generation in log.candidates(
+            lambda number, e: skipped.append((number, e)), floor=floor
+        ):
             untrusted = await self._look_into(log, skipped) or untrusted
             trusted = True
             if (packs := await self.packs(log, generation)) is not None:

@@ -8,7 +8,9 @@ import pytest
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.keys import CacheKey
-from tests.unit.cache.actors import KEYS, Bucket, remove
+from buildsvc.cache.packs import pack_name
+from buildsvc.cache.retention import Policy
+from tests.unit.cache.actors import KEYS, Bucket, collect, remove
 from tests.unit.cache.collecting import collected, generations, names, play, stalled, writer
 
 KEY, OTHER = KEYS[0], KEYS[2]
@@ -94,3 +96,34 @@ async def test_it_continues_a_head_that_it_cannot_read() -> None:
     assert await generations(bucket, KEY) == []
     # It says of which collections it knows, as whoever publishes there does.
     assert cache_pb2.Head.FromString(bucket.get(KEY.head_name(4))).collection == 1
+
+
+async def test_what_a_collection_has_deleted_meanwhile_is_not_kept_again() -> None:
+    bucket = Bucket()
+    await play(bucket, writer(KEY, {1}).work)
+    late = await stalled(bucket, lambda hand: remove(hand, KEY), "create keys")
+    for number in (2, 3):
+        await play(bucket, writer(KEY, {number}, {number - 1}).work)
+    await collected(bucket)
+    await late.finish()
+    newest, *_ = found = await generations(bucket, KEY)
+    # It was to keep what was published from number 2 on; the collection has kept number 3.
+    assert (newest.head.repeats, newest.head.oldest_kept) == (3, 3)
+    assert not any(one.missing for one in found)
+
+
+async def test_nor_does_a_collection_that_has_decided_before() -> None:
+    bucket = Bucket()
+    for number in (1, 2, 3):
+        await play(bucket, writer(KEY, {number}, {number - 1}).work)
+    # It has read the logs, and is about to delete what is no generation's.
+    bucket.put(pack_name(bytes(32)), b"")
+    keeps_two = Policy(keep_last=2, min_age=0)
+    late = await stalled(
+        bucket, lambda hand: collect(hand, keeps_two, settle=0), "create collections/log"
+    )
+    await collected(bucket)
+    await late.finish()
+    newest, *_ = found = await generations(bucket, KEY)
+    assert (newest.head.collection, newest.head.oldest_kept) == (2, 3)
+    assert not any(one.missing for one in found)
