@@ -113,8 +113,8 @@ class BuildKit:
             elif event.type == control_pb2.COMPLETE:
                 yield _finished(event.record)
 
-    async def prune(self, filters: Sequence[str] = (), max_used_space: int = 0) -> int:
-        """Remove what matches one of the filters and is not in use; return the bytes freed.
+    async def prune(self, filters: Sequence[str] = (), max_used_space: int = 0) -> frozenset[str]:
+        """Remove what matches one of the filters and is not in use; return the records' ids.
 
         With ``max_used_space`` (bytes), least recently used records go until the rest
         fits; without it everything that matches goes. buildkitd collects the snapshots'
@@ -128,7 +128,7 @@ class BuildKit:
         request = control_pb2.PruneRequest(
             filter=list(filters), all=True, maxUsedSpace=max_used_space
         )
-        return sum([record.Size async for record in self._stub.Prune(request)])
+        return frozenset([record.ID async for record in self._stub.Prune(request)])
 
     async def close(self) -> None:
         """Close the connection; calls under way are cancelled."""

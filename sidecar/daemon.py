@@ -65,7 +65,7 @@ class Buildkitd:
         self._exits.put_nowait(status)
 
     async def forget(self, records: Sequence[str], private: Command) -> None:
-        """Have it drop the records, and what has no other record, before it has clients.
+        """Have it drop the records, and the snapshots that are theirs, before it has clients.
 
         ``private`` starts it where no client reaches it: one that waits would be served from
         these records.
@@ -75,10 +75,12 @@ class Buildkitd:
         """
         await self.start(private)
         try:
-            await self._api.prune([f"id=={record}" for record in records])
+            async with asyncio.timeout(ANSWERS_WITHIN):
+                dropped = await self._api.prune([f"id=={record}" for record in records])
+            self._status.dropped(len(dropped))
             await self._namespace.stop_daemon(_STOPS_WITHIN)
-        except (grpc.aio.AioRpcError, NamespaceLostError, StartError) as problem:
-            raise Lost(f"what is lost cannot be dropped from the cache: {problem}") from problem
+        except (TimeoutError, grpc.aio.AioRpcError, NamespaceLostError, StartError) as problem:
+            raise Lost(f"what is lost cannot be dropped from the cache: {problem!r}") from problem
         self.pid = 0
 
     async def start(self, command: Command | None = None) -> None:

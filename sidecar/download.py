@@ -221,7 +221,7 @@ class Downloads:
         try:
             yield
         except (ObjectNotFound, ShortObject, UnreadableObject):
-            self.losses.packs.add(pack_digest(name))
+            self.losses.missing(pack_digest(name))
             raise
 
     async def _write(self, plan: SegmentPlan, path: Path) -> None:

@@ -168,6 +168,7 @@ class Epoch:
             if (restoring := self.inherited.task) is not None:
                 running.append(tasks.create_task(_awaited(restoring), name="restore"))
                 running.append(tasks.create_task(self.inherited.hold(), name="lease"))
+                running.append(tasks.create_task(self._drop_lost(), name="losses"))
             if self._store is not None and self._settings.publish != "never":
                 self._uploads = Uploads(
                     self._store, self._agent, self.inherited.catalog, self._status, UPLOADS,
@@ -238,6 +239,10 @@ class Epoch:
             await self._daemon.keep(self._builds.died)
         except Lost as lost:
             self.lose(str(lost))
+
+    async def _drop_lost(self) -> None:
+        await self._answered.wait()
+        await self.inherited.drop_lost(self._api)
 
     async def _watch_agent(self) -> None:
         try:

@@ -15,10 +15,11 @@ from buildsvc.cache.leases import Lease
 from buildsvc.errors import BuildsvcError, StoreError
 from buildsvc.store.contract import Store
 from sidecar.agentclient import AgentClient
+from sidecar.buildkit import BuildKit
 from sidecar.cachemounts import not_restored
 from sidecar.daemon import Lost
 from sidecar.download import Downloads
-from sidecar.locate import Found, Loadable, loadable
+from sidecar.locate import Found, Loadable, find_unfit, loadable
 from sidecar.log import get_logger
 from sidecar.losses import Losses
 from sidecar.paths import EpochPaths
@@ -29,6 +30,12 @@ from sidecar.settings import Settings
 from sidecar.status import Status
 
 log = get_logger(__name__)
+
+#: Seconds until a daemon that did not answer is asked again.
+_AGAIN_AFTER = 1.0
+#: Times that records which a daemon keeps are dropped: with a build they end a moment after it,
+#: and each of a pair is told under one name.
+_TRIES = 5
 
 
 class Inherited:
@@ -61,11 +68,14 @@ class Inherited:
         self.catalog = Catalog()
         #: Of all generations that were tried: what one lacks, another one may name too.
         self.losses = losses
+        self._look_again = asyncio.Event()
+        losses.told = self._look_again.set
         #: Records that the daemon may not serve builds with: what they need is lost.
         self.unfit: tuple[str, ...] = ()
         #: Whether leases do not work here, so that blobs must be on disk before the daemon.
         self.needs_blobs = False
         self._found: Found | None = None
+        self._ready: Loadable | None = None
         self._restorer: Restorer | None = None
         #: Fetches objects until it is cancelled, from ``prefetch`` on.
         self.task: asyncio.Task[None] | None = None
@@ -120,7 +130,7 @@ class Inherited:
         except grpc.aio.AioRpcError as problem:
             raise Lost(f"the restored state cannot be used: {problem.details()}") from problem
         self._restorer.loaded()
-        self._found = ready.found
+        self._found, self._ready = ready.found, ready
         self.catalog = Catalog.from_root(root, self.collection)
         self.needs_blobs = bool(answer.leases_unavailable)
 
@@ -149,10 +159,55 @@ class Inherited:
         if self._restorer is not None:
             self._restorer.demand(key)
 
+    async def drop_lost(self, api: BuildKit) -> None:
+        """Have a running daemon drop what turns out to be lost before a build asks for it.
+
+        It keeps records that a build uses, so it is told again when builds have ended. Layers
+        alone: a blob that is lost is asked for only by who pushes the layer to another registry.
+        """
+        if self._ready is None or self._restorer is None:
+            return
+        known: list[ObjectKey] = []
+        left, tries = frozenset[str](), 0
+        while True:
+            await self._look_again.wait()
+            self._look_again.clear()
+            lost = [
+                key
+                for key in await asyncio.to_thread(self._ready.plan.lacking, self.losses)
+                if not key.is_blob and not self._restorer.has(key)
+            ]
+            try:
+                if lost != known:
+                    left, gone = await find_unfit(self._ready, lost, self._paths)
+                    self._restorer.skip(frozenset(gone))
+                    known, tries = lost, _TRIES
+                if left and tries:
+                    dropped = await api.prune([f"id=={record}" for record in left])
+                    left, tries = left - dropped, tries - 1
+                    self._status.dropped(len(dropped))
+                    log.warning("the store has lost layers", dropped=len(dropped), left=len(left))
+            except grpc.aio.AioRpcError:
+                # It may be starting again.
+                await asyncio.sleep(_AGAIN_AFTER)
+                self._look_again.set()
+            except (BuildsvcError, OSError) as problem:
+                self._status.failed(problem)
+                log.warning("the store has lost layers, and they stay", reason=str(problem))
+
+    @property
+    def lacked(self) -> bool:
+        """Whether the daemon asked for something that the store has lost."""
+        if self._ready is None or self._restorer is None or self._restorer.given_up is None:
+            return False
+        return self._ready.plan.lacks(self._restorer.given_up, self.losses)
+
     def builds_run(self, count: int) -> None:
-        """Leave the processor to the builds, if there are any."""
+        """Leave the processor to the builds, if there are any; drop what is lost after them."""
         if self._restorer is not None:
             self._restorer.build_runs(running=count > 0)
+        if not count and self.losses:
+            self._look_again.set()
 
     @property
     def key(self) -> CacheKey | None:

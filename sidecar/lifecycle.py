@@ -75,7 +75,7 @@ class Lifecycle:
         self._publishing: Publishing | None = None
         self._replaces = False
         self._losses = Losses()
-        self._mended = False
+        self._mending = False
 
     async def run(self) -> None:
         """Serve until ``stop`` is set.
@@ -193,7 +193,6 @@ class Lifecycle:
             self._settings, paths, namespace, self._launch, self._room,
             store=self._store, status=self._status, losses=self._losses,
         )  # fmt: skip
-        known = len(self._losses)
         try:
             if await self._unless_stopped(self._restored(epoch, cold)):
                 await self._serve(epoch)
@@ -206,7 +205,7 @@ class Lifecycle:
                         advice=f"see {self._root.path / 'logs' / 'daemon.log'}",
                     ) from lost
                 raise await self._no_daemon(lost) from lost
-            if epoch.admitted and self._losses.exceed(known) and not self._mended:
+            if epoch.admitted and epoch.inherited.lacked and not self._mending:
                 self._mend(number, str(lost))
                 return ""
             return self._lost(number, str(lost), admitted=epoch.admitted)
@@ -245,11 +244,11 @@ class Lifecycle:
             await asyncio.wait([task])
 
     def _mend(self, number: int, reason: str) -> None:
-        """Once: of a store that goes on losing, each loss would fail another build."""
+        """Restore again, once: of a store that goes on losing each loss would fail a build."""
         log.error("the root is lost; restoring again without what is lost", reason=reason)
         self._status.enter(Phase.STARTING_DAEMON, "the daemon moves to a root without what is lost")
-        self._status.lost_root(number + 1, reason, mended=True)
-        self._mended = True
+        self._status.lost_root(number + 1, reason)
+        self._mending = True
 
     def _lost(self, number: int, reason: str, *, admitted: bool) -> str:
         log.error("the root is lost; going on with an empty one", reason=reason)
@@ -275,6 +274,8 @@ class Lifecycle:
         # Where there is a generation that could not be used, it is not to be replaced by what a
         # failed build leaves.
         self._replaces = reason not in (None, "no-store", "no-generation")
+        if self._mending and reason is None:
+            self._status.mended()
 
     async def _serve(self, epoch: Epoch) -> None:
         """Serve builds until ``stop``, then publish what is left.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -205,15 +206,11 @@ async def loadable(
         OSError: they cannot be written.
     """
     plan = await asyncio.to_thread(Plan, found.root)
-    where = plan.databases
-    tree = await downloads.content(where.tree, lambda: 0)
-    content = await downloads.content(where.data, lambda: 0)
-    laid = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="laid-", dir=paths.base))
-    await asyncio.to_thread(databases.lay, tree, content, found.root, laid)
+    laid = await _laid(plan, downloads, paths)
     if exclude:
         plan = await asyncio.to_thread(_without_mounts, found.root, laid, exclude)
     unfit: tuple[str, ...] = ()
-    if downloads.losses and (lost := plan.lacking(downloads.losses)):
+    if downloads.losses and (lost := await asyncio.to_thread(plan.lacking, downloads.losses)):
         unfit = await asyncio.to_thread(_leave_out, plan, lost, laid)
     root_path = paths.down / "root"
     await asyncio.to_thread(root_path.write_bytes, plan.root.SerializeToString())
@@ -221,23 +218,67 @@ async def loadable(
     return Loadable(found, plan, downloads, request, laid, unfit)
 
 
+async def find_unfit(
+    ready: Loadable, lost: Sequence[ObjectKey], paths: EpochPaths
+) -> tuple[frozenset[str], list[ObjectKey]]:
+    """The records that cannot be without these objects, and snapshots that only they use.
+
+    Both are those of the moment at which the generation was published.
+
+    Raises:
+        CorruptObject, StoreError: the databases cannot be had any more.
+        OSError: they cannot be written.
+    """
+    laid = await _laid(ready.plan, ready.downloads, paths)
+    try:
+        records = await asyncio.to_thread(_records, laid)
+        return _needing(ready.plan, lost, records)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, laid)
+
+
+async def _laid(plan: Plan, downloads: Downloads, paths: EpochPaths) -> Path:
+    where = plan.databases
+    tree = await downloads.content(where.tree, lambda: 0)
+    content = await downloads.content(where.data, lambda: 0)
+    laid = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="laid-", dir=paths.base))
+    await asyncio.to_thread(databases.lay, tree, content, plan.root, laid)
+    return laid
+
+
 def _without_mounts(root: cache_pb2.Root, laid: Path, patterns: Sequence[str]) -> Plan:
     return Plan(cachemounts.emptied(root, cachemounts.excluded(_records(laid), patterns)))
 
 
 def _leave_out(plan: Plan, lost: Sequence[ObjectKey], laid: Path) -> tuple[str, ...]:
-    """Leave lost objects out of the plan, and what is of no use without them; the records."""
+    """Leave lost objects out of the plan, and what is of no use without them; the records.
+
+    Raises:
+        CorruptObject: nothing keeps the daemon from asking for one of them.
+    """
     records = _records(laid)
+    for key in lost:
+        # Manifests and configurations of base images have none of their own.
+        if not (records.blobs.get(key.name) or records.ids.get(own_name(key.name))):
+            raise CorruptObject(f"{key.name} is lost, and it is not known what needs it")
+    unfit, gone = _needing(plan, lost, records)
+    plan.leave_out([*lost, *gone])
+    return tuple(sorted(unfit))
+
+
+def _needing(
+    plan: Plan, lost: Sequence[ObjectKey], records: databases.Records
+) -> tuple[frozenset[str], list[ObjectKey]]:
     below = {snapshot.info.name: snapshot.info.parent for snapshot in plan.root.snapshots}
     snapshots = [key.name for key in lost if not key.is_blob]
-    unfit = records.needing(snapshots, below, [key.name for key in lost if key.is_blob])
-    gone = [name for name in below if _all_in(records.ids.get(own_name(name), ()), unfit)]
-    plan.leave_out([*lost, *map(ObjectKey.snapshot, gone)])
-    return tuple(unfit)
-
-
-def _all_in(records: Sequence[str], unfit: Sequence[str]) -> bool:
-    return bool(records) and set(records) <= set(unfit)
+    blobs = [key.name for key in lost if key.is_blob]
+    unfit = frozenset(records.needing(snapshots, below, blobs))
+    gone = [
+        ObjectKey.snapshot(name)
+        for name in below
+        if (ids := records.ids.get(own_name(name))) and unfit.issuperset(ids)
+    ]
+    return unfit, gone
 
 
 def _records(laid: Path) -> databases.Records:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from buildsvc.cache.roots import Location
@@ -15,6 +16,8 @@ class Losses:
     """Digests of packs that are missing, cut short, or archived."""
     chunks: set[tuple[bytes, bytes]] = field(default_factory=set)
     """Digests of corrupt chunks, each with that of the pack that it is corrupt in."""
+    told: Callable[[], None] = lambda: None
+    """Called when restoring has come upon one that was not known."""
 
     def __len__(self) -> int:
         return len(self.packs) + len(self.chunks)
@@ -25,7 +28,15 @@ class Losses:
 
     def corrupt(self, at: Location) -> None:
         """Add a chunk that is not what its name says."""
-        self.chunks.add((at.digest, at.pack))
+        if (at.digest, at.pack) not in self.chunks:
+            self.chunks.add((at.digest, at.pack))
+            self.told()
+
+    def missing(self, pack: bytes) -> None:
+        """Add a pack that is not there, not whole, or archived."""
+        if pack not in self.packs:
+            self.packs.add(pack)
+            self.told()
 
     @property
     def suspects(self) -> frozenset[bytes]:

@@ -36,6 +36,7 @@ _PLAIN = {
     "checkpoints": "Checkpoints taken.",
     "daemon_exits": "Times that buildkitd ended by itself.",
     "prefetch_stopped": "Restores that fetch only what is asked for, because the disk has no room.",
+    "records_dropped": "Records that buildkitd has dropped: the store has lost their layers.",
     "roots_lost": "Times that the daemon moved to another root because the cache was lost.",
     "roots_mended": "Of these, those that were restored again, without what is lost.",
 }

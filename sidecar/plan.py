@@ -88,11 +88,12 @@ class Plan:
 
     def lacking(self, losses: Losses) -> list[ObjectKey]:
         """Return the objects of which something is lost."""
-        return [
-            key
-            for key, content in self.contents.items()
-            if not all(map(losses.readable, (*content.tree, *content.data)))
-        ]
+        return [key for key in self.contents if self.lacks(key, losses)]
+
+    def lacks(self, key: ObjectKey, losses: Losses) -> bool:
+        """Whether something of the object is lost; not of one that is left out."""
+        content = self.contents.get(key)
+        return content is not None and not all(map(losses.readable, (*content.tree, *content.data)))
 
     def leave_out(self, keys: Iterable[ObjectKey]) -> None:
         """Do not fetch these, whoever asks for them."""

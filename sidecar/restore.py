@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 from enum import IntEnum
 
@@ -130,6 +130,8 @@ class Restorer:
         self._under_way: set[_Object] = set()
         self._open = 0
         self._out_of_room = False
+        #: What was demanded and could not be had.
+        self.given_up: ObjectKey | None = None
 
     def loaded(self) -> None:
         """The agent knows the generation: what is downloaded can be laid out."""
@@ -147,6 +149,15 @@ class Restorer:
         self._start(wanted)
         if self._tasks is not None:
             self._tasks.create_task(self._watch_demand(wanted), name=f"demand {key.name}")
+
+    def has(self, key: ObjectKey) -> bool:
+        """Whether the object is on disk."""
+        return key in self._objects and self._objects[key].done
+
+    def skip(self, keys: Container[ObjectKey]) -> None:
+        """Do not prefetch these any more; a demand still gets them."""
+        self._trace = deque(key for key in self._trace if key not in keys)
+        self._rest = deque(key for key in self._rest if key not in keys)
 
     def build_runs(self, *, running: bool) -> None:
         """Hold back what no trace names while a build runs."""
@@ -233,6 +244,7 @@ class Restorer:
             elif self._downloads.finished != finished:
                 deadline = now() + self._demand_timeout
         if not item.done:
+            self.given_up = item.key
             ended = item.task.done()
             reason = "could not be fetched" if ended else f"took over {self._demand_timeout:g} s"
             if not item.key.is_blob:

@@ -171,25 +171,31 @@ class Status:
         self.published = generation
         self._touch()
 
+    def dropped(self, records: int) -> None:
+        """Say that buildkitd has dropped records whose layers the store has lost."""
+        self.counts.add("records_dropped", by=records)
+        self._touch()
+
     def gives_up_root(self, reason: str) -> None:
         """Say that a build failed because of the cache, and that the daemon moves on without it."""
         self.enter(Phase.STARTING_DAEMON, "the daemon moves to an empty root")
         self._advise(Advice.RUN_AGAIN, f"the cache is given up ({reason}); builds go on cold")
 
-    def lost_root(self, epoch: int, reason: str, *, mended: bool = False) -> None:
-        """Say that the cache under the daemon is gone and that it moved to another root.
+    def lost_root(self, epoch: int, reason: str) -> None:
+        """Say that the cache under the daemon is gone and that it moves to another root.
 
-        ``epoch`` is the new root's number; it is empty, or with ``mended`` it has all but what
-        is lost. Builds that were running fail through no fault of their own, so the advice is to
-        run them again.
+        ``epoch`` is the new root's number. Builds that were running fail through no fault of
+        their own, so the advice is to run them again.
         """
         self.epoch = epoch
         self._lost_at = self.now()
         self.counts.add("roots_lost")
-        if mended:
-            self.counts.add("roots_mended")
-        how = "builds go on without what is lost" if mended else "builds go on cold"
-        self._advise(Advice.RUN_AGAIN, f"the cache was lost ({reason}); {how}")
+        self._advise(Advice.RUN_AGAIN, f"the cache was lost ({reason})")
+
+    def mended(self) -> None:
+        """Say that the new root has all but what is lost, and what is built on that."""
+        self.counts.add("roots_mended")
+        self._touch()
 
     def _advise(self, advice: Advice, detail: str) -> None:
         self.advice, self.advice_unix = advice, self._wall()

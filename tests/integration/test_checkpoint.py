@@ -83,7 +83,8 @@ async def test_a_hundred_builds_during_checkpoints(
         assert client.came > 0
         assert published > _BUILDS // 10
         assert (await one.status())["by"]["builds"] == {"ok": _BUILDS}
-        assert (await one.checkpoint())["published"]
+        report = await one.checkpoint()
+        assert report["published"], report
         assert await one.stop() == 0
     store.check()
 

@@ -19,7 +19,6 @@ class FakeDaemon(control_pb2_grpc.ControlServicer):
     """Its history outlives its server, as the real one's outlives the process."""
 
     def __init__(self) -> None:
-        self.prunable: list[control_pb2.UsageRecord] = []
         #: Filters of what it was asked to prune, and whether it can.
         self.pruned: list[str] = []
         self.prune_fails = False
@@ -77,8 +76,9 @@ class FakeDaemon(control_pb2_grpc.ControlServicer):
         self.pruned += request.filter
         if self.prune_fails:
             await context.abort(grpc.StatusCode.INTERNAL, "the disk is full")
-        for record in self.prunable:
-            yield record
+        for filter_ in request.filter:
+            if filter_.startswith("id=="):
+                yield control_pb2.UsageRecord(ID=filter_.removeprefix("id=="))
 
     async def ListenBuildHistory(  # noqa: N802
         self, request: control_pb2.BuildHistoryRequest, _: Context

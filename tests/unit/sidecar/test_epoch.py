@@ -22,6 +22,7 @@ from sidecar.epoch import Epoch
 from sidecar.guardclient import NamespaceLostError, StartError
 from sidecar.launch import Launch
 from sidecar.locate import Found, Loadable
+from sidecar.losses import Losses
 from sidecar.paths import EpochPaths
 from sidecar.room import Room
 from sidecar.settings import Settings
@@ -43,8 +44,9 @@ class Scene:
         self.store = MemoryStore()
         room = Room(Path("/"))
         self.epoch = Epoch(
-            settings, paths, self.namespace, launch, room, store=self.store, status=self.status
-        )
+            settings, paths, self.namespace, launch, room,
+            store=self.store, status=self.status, losses=Losses(),
+        )  # fmt: skip
 
     async def fetch(self) -> Loadable:
         """Fetch a generation of one layer."""
@@ -125,7 +127,7 @@ async def test_cache_mounts_of_another_domain(
                 await it.fetch()
                 return
             # The one database of this generation knows of none, and is not asked where all is read.
-            with pytest.raises(CorruptObject, match="which snapshots are cache mounts"):
+            with pytest.raises(CorruptObject, match="what the snapshots are for"):
                 await it.fetch()
         finally:
             await it.epoch.close(0)

@@ -15,6 +15,8 @@ from buildsvc.cache.generations import Generation
 from buildsvc.cache.packs import pack_name
 from buildsvc.cache.roots import Location
 from buildsvc.errors import CorruptObject, ObjectNotFound
+from sidecar import databases
+from sidecar.databases import Records
 from sidecar.epoch import Epoch
 from sidecar.launch import Launch
 from sidecar.locate import Found
@@ -46,6 +48,22 @@ def test_the_same_chunk_may_be_whole_in_another_pack() -> None:
     assert not losses.readable(here)
 
 
+def test_only_what_was_not_known_is_told() -> None:
+    """Looking at what is lost comes upon it again, and must not begin anew for that."""
+    told = 0
+
+    def tell() -> None:
+        nonlocal told
+        told += 1
+
+    losses = Losses(told=tell)
+    at = Location(digest=b"c" * 32, pack=b"p" * 32, offset=0, stored=1, length=1)
+    for _ in range(2):
+        losses.corrupt(at)
+        losses.missing(at.pack)
+    assert told == 2
+
+
 class Scene:
     """An epoch, and two generations in its store."""
 
@@ -61,6 +79,7 @@ class Scene:
             Room(Path("/")),
             store=self.store,
             status=Status(),
+            losses=Losses(),
         )
 
     async def generations(self) -> tuple[cache_pb2.Root, cache_pb2.Root, str]:
@@ -103,7 +122,10 @@ def found(root: cache_pb2.Root) -> Found:
     return Found(MINE, Generation(cache_pb2.Head(number=1, root=b"r" * 32), b""), root)
 
 
-async def test_what_a_generation_that_is_passed_over_lacks(scene: Scene) -> None:
+async def test_what_a_generation_that_is_passed_over_lacks(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "records", lambda _: Records({"layer": ["record"]}, {}))
     older, newest, pack = await scene.generations()
     content = scene.store.objects.pop(pack)
     await scene.epoch.open()
@@ -116,6 +138,8 @@ async def test_what_a_generation_that_is_passed_over_lacks(scene: Scene) -> None
     await scene.epoch.inherited.load(ready)
     async with scene.epoch.serving():
         await scene.epoch.start_daemon()
+        # The older one lacks it too.
+        assert scene.namespace.daemon.pruned == ["id==record"]
         # The databases are none that a checkpoint could go on with.
         with pytest.raises(CorruptObject, match=r"cache\.db: no valid meta page"):
             await scene.epoch.checkpointer().take()

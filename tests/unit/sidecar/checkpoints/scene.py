@@ -43,10 +43,10 @@ class FakeBuildKit(BuildKit):
     async def active_builds(self) -> frozenset[str]:
         return frozenset(self.active)
 
-    async def prune(self, filters: Sequence[str] = (), max_used_space: int = 0) -> int:
+    async def prune(self, filters: Sequence[str] = (), max_used_space: int = 0) -> frozenset[str]:
         assert filters or max_used_space, "it would remove the whole cache"
         self.pruned.append((tuple(filters), max_used_space))
-        return 0
+        return frozenset()
 
 
 class FakeDatabases:

@@ -86,6 +86,31 @@ def records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(databases, "records", lambda _: found)
 
 
+@pytest.mark.usefixtures("records")
+async def test_what_is_lost_before_a_build_asks_for_it_is_dropped(world: World) -> None:
+    await world.publish_and_lose("layer")
+    async with world.running():
+        await world.ready()
+        await world.status.until(lambda status: status.counts.plain["records_dropped"] == 1)
+        assert world.namespaces[0].daemon.pruned == ["id==record"]
+        assert world.status.counts.plain["roots_lost"] == 0
+    assert len(world.namespaces) == 1
+
+
+async def test_what_cannot_be_dropped_stays(world: World) -> None:
+    # The fake generation's databases do not tell of records.
+    await world.publish_and_lose("layer")
+    async with world.running():
+        await world.ready()
+        await world.status.until(
+            lambda status: status.counts.family("errors")["CorruptObject"] == 1
+        )
+        assert world.status.counts.plain["records_dropped"] == 0
+        (await world.begins("build")).ends("build")
+        await world.status.until(lambda status: status.counts.family("builds")["ok"] == 1)
+    assert len(world.namespaces) == 1
+
+
 async def loses(world: World) -> None:
     """buildkitd asks for a layer whose bytes the store has lost."""
     world.namespaces[-1].agent.happens.put_nowait(
@@ -93,9 +118,8 @@ async def loses(world: World) -> None:
     )
 
 
-async def test_what_the_store_has_lost_is_done_without(
-    world: World, settings: Settings, records: None
-) -> None:
+@pytest.mark.usefixtures("records")
+async def test_what_the_store_has_lost_is_done_without(world: World, settings: Settings) -> None:
     await world.publish_and_lose("layer")
     async with world.running():
         await world.ready()
@@ -119,7 +143,8 @@ async def test_what_the_store_has_lost_is_done_without(
         await world.status.until(lambda status: status.advice is Advice.OK)
 
 
-async def test_more_that_is_lost_is_not_waited_for_again(world: World, records: None) -> None:
+@pytest.mark.usefixtures("records")
+async def test_more_that_is_lost_is_not_waited_for_again(world: World) -> None:
     await world.publish_and_lose("layer")
     async with world.running():
         await world.ready()
@@ -133,7 +158,8 @@ async def test_more_that_is_lost_is_not_waited_for_again(world: World, records: 
         assert (plain["roots_lost"], plain["roots_mended"]) == (2, 1)
 
 
-async def test_a_daemon_that_does_not_drop_what_is_lost(world: World, records: None) -> None:
+@pytest.mark.usefixtures("records")
+async def test_a_daemon_that_does_not_drop_what_is_lost(world: World) -> None:
     def does_not(namespace: FakeNamespace) -> None:
         namespace.daemon.prune_fails = True
 
