@@ -237,6 +237,6 @@ POINT = Point(
     full=25,
     quick=2,
     parts=_parts,
-    minutes="? minutes, quick 2",
+    minutes="25 minutes, quick 2",
     room=4 << 30,
 )

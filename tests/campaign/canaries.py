@@ -278,6 +278,6 @@ POINT = Point(
     full=10,
     quick=1,
     parts=_parts,
-    minutes="? minutes, quick 1",
+    minutes="10 minutes, quick 1",
     room=4 << 30,
 )

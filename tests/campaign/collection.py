@@ -148,7 +148,7 @@ POINT = Point(
     full=10_000,
     quick=500,
     parts=_parts,
-    minutes="? minutes, quick 1",
+    minutes="2 minutes, quick 1",
 )
 
 

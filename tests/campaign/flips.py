@@ -237,6 +237,6 @@ POINT = Point(
     full=10_000,
     quick=10,
     parts=_parts,
-    minutes="? hours, quick 3 minutes",
+    minutes="7 hours, quick 3 minutes",
     room=4 << 30,
 )

@@ -170,7 +170,7 @@ POINT = Point(
     full=1_000_000,
     quick=20_000,
     parts=_parts,
-    minutes="? minutes, quick 1",
+    minutes="30 minutes, quick 1",
 )
 
 

@@ -153,6 +153,6 @@ POINT = Point(
     full=5,
     quick=1,
     parts=_parts,
-    minutes="? minutes",
+    minutes="10 minutes, quick 3",
     room=18 << 30,
 )

@@ -37,6 +37,6 @@ POINT = Point(
     full=1000,
     quick=16,
     parts=_parts,
-    minutes="? minutes, quick 3",
+    minutes="2 hours, quick 3 minutes",
     room=2 << 30,
 )

@@ -128,6 +128,6 @@ POINT = Point(
     full=len(BUMPS),
     quick=1,
     parts=_parts,
-    minutes="? minutes",
+    minutes="6 minutes, quick 5",
     room=10 << 30,
 )

@@ -234,7 +234,7 @@ POINT = Point(
     full=5,
     quick=1,
     parts=_parts,
-    minutes="? minutes",
+    minutes="5 minutes, quick 3",
     room=8 << 30,
 )
 
