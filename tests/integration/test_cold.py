@@ -246,19 +246,23 @@ async def recovers(store: Stored, seed: Seed, directory: Path) -> None:
         assert (await two.status())["counts"].get("roots_lost", 0) == 0
 
 
-async def test_corrupt_layers_lose_the_root_once(
+async def test_corrupt_layers_cost_one_build_at_most(
     store: Stored, seed: Seed, directory: Path
 ) -> None:
+    """Whether restoring finds them first or the build: that is a race (see test_lost_packs)."""
     for at in store.snapshots(len(store.heads)):
         flip(store.pack(at.pack), at.offset + at.stored // 2)
     async with pod(directory / "one", f"--store={store.directory}") as one:
         place = directory / "out"
-        await one.try_build(seed.context, f"--output=type=local,dest={place}")
-        state = await one.until(lambda state: state["ready"] and state["epoch"] == 2)
-        assert state["advice"]["what"] == "run-again"
-        assert state["counts"]["roots_lost"] == 1
+        build = await one.try_build(seed.context, f"--output=type=local,dest={place}")
+        if build.code:
+            state = await one.until(lambda state: state["ready"] and state["epoch"] == 2)
+            assert state["advice"]["what"] == "run-again"
         await builds(one, seed.context)
-        assert (await one.status())["advice"]["what"] == "ok"
+        state = await one.status()
+        assert state["counts"].get("roots_lost", 0) == bool(build.code)
+        assert state["counts"]["records_dropped"] > 0
+        assert state["advice"]["what"] == "ok"
 
 
 async def test_complete_restore_goes_cold_before_the_first_client(
