@@ -241,10 +241,21 @@ class CollectionModel(RuleBasedStateMachine):
         return [cache_pb2.Head.FromString(self.bucket.get(name)) for name in sorted(names)]
 
     def heads(self, key: CacheKey) -> list[cache_pb2.Head]:
-        """Those that are kept, by what the heads themselves say."""
-        heads = self.all_heads(key)
-        oldest = max((head.oldest_kept for head in heads), default=0)
-        return [head for head in heads if head.number >= oldest]
+        """Those to which a reader may come, by what the heads themselves say.
+
+        What lies between a fence and what it repeats nobody reads: an earlier fence may have been
+        deleted there, and a writer's create come so late that it took its number.
+        """
+        heads = {head.number: head for head in self.all_heads(key)}
+        read: list[cache_pb2.Head] = []
+        number, oldest = max(heads, default=0), 1
+        while number >= oldest:
+            if (head := heads.get(number)) is not None:
+                read.append(head)
+                oldest = max(oldest, head.oldest_kept)
+                number = head.repeats or number
+            number -= 1
+        return read
 
     def named(self) -> set[str]:
         """Names of all objects that kept heads name."""
