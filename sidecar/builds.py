@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -16,6 +16,30 @@ from sidecar.status import Status
 from sidecar.timeline import Kind, Span
 
 log = get_logger(__name__)
+
+
+class Finished:
+    """The builds that ended, in that order; each reader counts how many it knows."""
+
+    def __init__(self) -> None:
+        self._all: list[BuildFinished] = []
+        self._more = asyncio.Event()
+
+    def add(self, build: BuildFinished) -> None:
+        """A build ended."""
+        self._all.append(build)
+        self._more.set()
+        self._more = asyncio.Event()
+
+    def after(self, known: int) -> Sequence[BuildFinished]:
+        """Those after the first ``known``."""
+        return self._all[known:]
+
+    async def next(self, known: int) -> BuildFinished:
+        """Wait until there are more than ``known`` and return the first of those."""
+        while len(self._all) <= known:
+            await self._more.wait()
+        return self._all[known]
 
 
 class Builds:
@@ -42,7 +66,7 @@ class Builds:
         self._spans: dict[str, Span] = {}
         self._ended: set[str] = set()
         #: Ends of builds, for whoever decides about publishing.
-        self.finished: asyncio.Queue[BuildFinished] = asyncio.Queue()
+        self.finished = Finished()
 
     async def pass_over(self, before: float) -> None:
         """Take no notice of builds that ended before a time (Unix): earlier pods' are no news.
@@ -112,7 +136,7 @@ class Builds:
             cached=f"{event.steps_cached}/{event.steps_total}",
             error=event.error,
         )
-        self.finished.put_nowait(event)
+        self.finished.add(event)
 
     def _judged(self, event: BuildFinished) -> tuple[BuildFinished, str]:
         """Look whether the build lacked room, which is not its own fault on a restored root.

@@ -144,8 +144,10 @@ class Epoch:
 
     async def idle(self) -> None:
         """Wait until no build is under way."""
+        ended = 0
         while await self.active_builds():
-            await self.finished.get()
+            ended += len(self.finished.after(ended))
+            await self.finished.next(ended)
 
     def lose(self, reason: str) -> None:
         """Give the root up."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import grpc.aio
@@ -76,6 +77,8 @@ class Publishing:
         self._one_at_a_time = asyncio.Lock()
         self._tasks: set[asyncio.Task[CheckpointReport]] = set()
         self._cold_seconds = 0.0
+        #: Builds that ended, and those of them that are worth publishing.
+        self._known = 0
         self._ended = 0
         self._published = 0
         #: The published picture's.
@@ -90,16 +93,15 @@ class Publishing:
 
     async def run(self) -> None:
         """Publish after each build, as soon as the daemon is idle, until cancelled."""
+        known = 0
         while True:
             again = self.dirty and not await self._epoch.active_builds()
-            try:
+            with suppress(TimeoutError):
                 pause = min(_AGAIN_AFTER * 2 ** min(self._failures, 6), _AGAIN_AT_MOST)
                 async with asyncio.timeout(pause if again else None):
-                    self._note(await self._epoch.finished.get())
-            except TimeoutError:
-                pass
-            while not self._epoch.finished.empty():
-                self._note(self._epoch.finished.get_nowait())
+                    await self._epoch.finished.next(known)
+            self._note()
+            known = self._known
             if self.dirty:
                 await self.checkpoint()
 
@@ -108,10 +110,9 @@ class Publishing:
         self._failures = 0
         while True:
             active = await self._epoch.active_builds()
-            while not self._epoch.finished.empty():
-                self._note(self._epoch.finished.get_nowait())
+            self._note()
             if active:
-                self._note(await self._epoch.finished.get())
+                await self._epoch.finished.next(self._known)
             elif self._tasks:
                 await asyncio.wait(self._tasks)
             elif not self.dirty or self._failures >= _LAST_TRIES:
@@ -123,10 +124,13 @@ class Publishing:
                 self._status.enter(Phase.DRAINING)
                 await asyncio.sleep(_AGAIN_AFTER)
 
-    def _note(self, build: BuildFinished) -> None:
-        if self._epoch.inherited.root is None and not build.error:
-            self._cold_seconds = max(self._cold_seconds, build.seconds)
-        self._ended += self._policy.wants(build)
+    def _note(self) -> None:
+        """Count the builds that ended meanwhile."""
+        for build in self._epoch.finished.after(self._known):
+            self._known += 1
+            if self._epoch.inherited.root is None and not build.error:
+                self._cold_seconds = max(self._cold_seconds, build.seconds)
+            self._ended += self._policy.wants(build)
 
     async def checkpoint(self) -> CheckpointReport:
         """Take a checkpoint and publish it; never raises for what the cache cannot do.
@@ -148,6 +152,9 @@ class Publishing:
     async def _checkpoint(self) -> CheckpointReport:
         async with self._one_at_a_time:
             began = time.monotonic()
+            # Whoever asks may have seen a build's end before the daemon's event has come here.
+            await self._epoch.active_builds()
+            self._note()
             if self._epoch.inherited.root is None and not self._ended:
                 return self._nothing(began, "nothing that is worth publishing has been built")
             packs, size = self._epoch.uploaded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +19,8 @@ settings.register_profile("buildsvc", database=None, deadline=None)
 settings.load_profile("buildsvc")
 
 _UNIT = Path(__file__).parent / "unit"
+#: The name of the property that has what a test reports.
+_SAID = "said"
 #: Seconds within which a task that was told to end must have ended.
 _ENDING = 2.0
 #: Calls that look blocking and are not worth a thread: files of /proc, directories and the end of
@@ -50,6 +52,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--kill-points", type=int, default=40, help="processes to kill (40)")
     group.addoption("--kill-seed", type=int, default=0, help="repeat a campaign (random)")
     group.addoption("--flips", type=int, default=10, help="bits of a store to flip (10)")
+
+
+@pytest.fixture
+def report(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Tell people something that a test found, at the end of the run."""
+    return lambda text: record_property(_SAID, text)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests reported: a process of several that run them has no terminal."""
+    for outcome in ("passed", "failed"):
+        for done in terminalreporter.getreports(outcome):
+            for name, text in done.user_properties:
+                if name == _SAID and done.when == "call":
+                    terminalreporter.write_line(str(text))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -44,29 +44,22 @@ def machine() -> None:
     assert os.access("/dev/net/tun", os.R_OK | os.W_OK), "/dev/net/tun cannot be opened"
 
 
-def _scratch() -> Iterator[Path]:
-    # Below the system's own directory: an address of a Unix socket has room for 107 bytes.
-    with scratch(Path(os.environ.get("TMPDIR", "/tmp")), "bs") as directory:
-        directory.chmod(0o755)
-        yield directory
-
-
 @pytest.fixture
 def directory(machine: None) -> Iterator[Path]:  # noqa: ARG001
-    """A directory with a short path that may hold roots of sidecars."""
-    yield from _scratch()
+    """A directory with a short path that may hold roots of sidecars.
+
+    In memory, where there is enough: the disk may be throttled. Short, since an address of a Unix
+    socket has room for 107 bytes.
+    """
+    with in_memory(_ROOM) as directory:
+        yield directory
 
 
 @pytest.fixture(scope="module")
 def shared(machine: None) -> Iterator[Path]:  # noqa: ARG001
-    """The same, for a module."""
-    yield from _scratch()
-
-
-@pytest.fixture
-def memory(machine: None) -> Iterator[Path]:  # noqa: ARG001
-    """The same in memory, where there is enough: the disk may be throttled."""
-    with in_memory(_ROOM) as directory:
+    """The same for a module, and on a disk, where most pods have their roots."""
+    with scratch(Path(os.environ.get("TMPDIR", "/tmp")), "bs") as directory:
+        directory.chmod(0o755)
         yield directory
 
 

@@ -66,11 +66,11 @@ def intact(stored: bytes, length: int, digest: bytes) -> bool:
 
 
 async def test_a_flipped_bit_never_reaches_an_image(
-    memory: Path, seeded: Seed, flip: int, pytestconfig: pytest.Config
+    directory: Path, seeded: Seed, flip: int, pytestconfig: pytest.Config
 ) -> None:
     chance = random.Random(f"{pytestconfig.getoption('--kill-seed')} {flip}")
     mode = "complete" if flip % 5 == 4 else "lazy"
-    async with scene(memory, seeded) as it:
+    async with scene(directory, seeded) as it:
         _, root = await root_of(it.store.directory)
         damage(root, it.store.directory, _PLACES[flip % len(_PLACES)], chance)
         async with it.pod(f"--restore={mode}") as one:
@@ -84,8 +84,8 @@ async def test_a_flipped_bit_never_reaches_an_image(
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, None], ids=["empty", "half", "missing"])
-async def test_packs_that_were_cut(memory: Path, seeded: Seed, keep: float | None) -> None:
-    async with scene(memory, seeded) as it:
+async def test_packs_that_were_cut(directory: Path, seeded: Seed, keep: float | None) -> None:
+    async with scene(directory, seeded) as it:
         for path in it.store.packs:
             data = path.read_bytes()
             path.unlink()
@@ -97,8 +97,8 @@ async def test_packs_that_were_cut(memory: Path, seeded: Seed, keep: float | Non
 
 
 @pytest.mark.parametrize("what", ["roots/", "keys/"])
-async def test_roots_and_heads_that_are_garbage(memory: Path, seeded: Seed, what: str) -> None:
-    async with scene(memory, seeded) as it:
+async def test_roots_and_heads_that_are_garbage(directory: Path, seeded: Seed, what: str) -> None:
+    async with scene(directory, seeded) as it:
         for name in it.store.names:
             if name.startswith(what):
                 path = it.store.directory / name

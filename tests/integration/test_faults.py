@@ -45,8 +45,8 @@ async def undisturbed(_: Request) -> None:
     return None
 
 
-async def test_prefetches_that_fail_harm_nobody(memory: Path, seeded: Seed) -> None:
-    async with scene(memory, seeded) as it:
+async def test_prefetches_that_fail_harm_nobody(directory: Path, seeded: Seed) -> None:
+    async with scene(directory, seeded) as it:
         _, root = await root_of(it.store.directory)
         it.store.hook = after_databases(root, lambda: web.Response(status=403))  # type: ignore[assignment]
         async with it.pod() as one:
@@ -62,8 +62,8 @@ async def test_prefetches_that_fail_harm_nobody(memory: Path, seeded: Seed) -> N
             assert state["objects"]["demand"] > 0
 
 
-async def test_a_store_that_dies_costs_one_build(memory: Path, seeded: Seed) -> None:
-    async with scene(memory, seeded) as it:
+async def test_a_store_that_dies_costs_one_build(directory: Path, seeded: Seed) -> None:
+    async with scene(directory, seeded) as it:
         _, root = await root_of(it.store.directory)
         dead = asyncio.Event()
 
@@ -95,8 +95,8 @@ async def test_a_store_that_dies_costs_one_build(memory: Path, seeded: Seed) -> 
             assert report["reason"]
 
 
-async def test_a_store_that_is_dead_from_the_start(memory: Path, seeded: Seed) -> None:
-    async with scene(memory, seeded) as it:
+async def test_a_store_that_is_dead_from_the_start(directory: Path, seeded: Seed) -> None:
+    async with scene(directory, seeded) as it:
         await it.store.die()
         async with it.pod() as one:
             await one.ready()
@@ -104,8 +104,8 @@ async def test_a_store_that_is_dead_from_the_start(memory: Path, seeded: Seed) -
             assert state["by"]["cold_starts"] == {"store-unavailable": 1}
 
 
-async def test_an_upload_that_is_refused_fails_no_build(memory: Path, seeded: Seed) -> None:
-    async with scene(memory, seeded) as it:
+async def test_an_upload_that_is_refused_fails_no_build(directory: Path, seeded: Seed) -> None:
+    async with scene(directory, seeded) as it:
 
         async def full(request: Request) -> web.StreamResponse | None:
             if request.writes and not request.done:
@@ -126,14 +126,14 @@ async def test_an_upload_that_is_refused_fails_no_build(memory: Path, seeded: Se
             it.store.hook = undisturbed
             report = await one.checkpoint()
             assert report["published"], report
-        async with pod(memory / "next", f"--store={it.store.url}") as after:
+        async with pod(directory / "next", f"--store={it.store.url}") as after:
             build, archive = await it.project.build(after, 1)
             assert build.ok().ran == []
             it.project.check(archive, 1)
 
 
-async def test_a_root_is_used_again_after_a_clean_stop(memory: Path, seeded: Seed) -> None:
-    async with scene(memory, seeded) as it:
+async def test_a_root_is_used_again_after_a_clean_stop(directory: Path, seeded: Seed) -> None:
+    async with scene(directory, seeded) as it:
         for generation in (2, 3):
             async with it.pod() as one:
                 await one.ready()

@@ -36,8 +36,8 @@ _TOO_LARGE = BASE + "RUN head -c 200000000 /dev/zero > /large\n"
 
 
 @pytest.mark.parametrize("size", ["4k", "1m"])
-async def test_no_room_for_the_root(memory: Path, size: str) -> None:
-    async with machine(memory / "disk", size) as full:
+async def test_no_room_for_the_root(directory: Path, size: str) -> None:
+    async with machine(directory / "disk", size) as full:
         ended = await command(
             *full.enter, sys.executable, "-m", "sidecar", "run", f"--root={full.inside}/root",
             "--listen=127.0.0.1:0", "--http-listen=off", "--log-format=human",
@@ -49,22 +49,22 @@ async def test_no_room_for_the_root(memory: Path, size: str) -> None:
     assert "Traceback" not in ended.err
 
 
-async def test_what_an_earlier_sidecar_left_makes_room(memory: Path) -> None:
+async def test_what_an_earlier_sidecar_left_makes_room(directory: Path) -> None:
     """As when the container of a sidecar is started again on its volume."""
-    async with machine(memory / "disk", "64m") as full:
+    async with machine(directory / "disk", "64m") as full:
         await full.shell("mkdir $1/epoch-7; head -c 60000000 /dev/zero > $1/epoch-7/left")
         async with full.pod() as one:
             await one.ready()
-            await one.build(context(memory / "small", _SMALL))
+            await one.build(context(directory / "small", _SMALL))
             assert await one.stop() == 0
 
 
-async def test_a_build_that_fills_the_disk_fails_of_its_own(memory: Path) -> None:
-    store = memory / "store"
-    async with machine(memory / "disk", "96m") as small:
+async def test_a_build_that_fills_the_disk_fails_of_its_own(directory: Path) -> None:
+    store = directory / "store"
+    async with machine(directory / "disk", "96m") as small:
         async with small.pod(f"--store={store}") as one:
             await one.ready()
-            build = await one.try_build(context(memory / "large", _TOO_LARGE))
+            build = await one.try_build(context(directory / "large", _TOO_LARGE))
             assert build.code
             assert "did not complete successfully" in build.text
             state = await one.until(lambda state: state["advice"]["what"] != "ok")
@@ -73,21 +73,21 @@ async def test_a_build_that_fills_the_disk_fails_of_its_own(memory: Path) -> Non
             assert "a build failed on a full disk" in one.log
             # The disk has room again as soon as the daemon has let go of the failed step.
             await _until(small, lambda free: free > 80 << 20)
-            await one.build(context(memory / "small", _SMALL))
+            await one.build(context(directory / "small", _SMALL))
             assert (await one.checkpoint())["published"]
             assert await one.stop() == 0
             assert "Traceback" not in one.log
         Stored(store).check()
-    await _finds(memory, store)
+    await _finds(directory, store)
 
 
-async def test_the_cache_leaves_room_to_builds(memory: Path) -> None:
+async def test_the_cache_leaves_room_to_builds(directory: Path) -> None:
     """A build that has room without the cache succeeds: at the latest when it is run again."""
-    store = await _seed(memory)
-    async with machine(memory / "disk", "96m") as narrow:
+    store = await _seed(directory)
+    async with machine(directory / "disk", "96m") as narrow:
         async with narrow.pod(f"--store={store}") as one:
             await one.ready()
-            large = context(memory / "large", _LARGE)
+            large = context(directory / "large", _LARGE)
             build = await one.try_build(large)
             if build.code:
                 assert "did not complete successfully" in build.text
@@ -99,12 +99,12 @@ async def test_the_cache_leaves_room_to_builds(memory: Path) -> None:
             assert await one.stop() == 0
             assert "Traceback" not in one.log
         Stored(store).check()
-    await _finds(memory, store)
+    await _finds(directory, store)
 
 
-async def test_what_nobody_asks_for_does_not_fill_the_disk(memory: Path) -> None:
-    store = await _seed(memory)
-    async with machine(memory / "disk", "64m") as narrow, narrow.pod(f"--store={store}") as one:
+async def test_what_nobody_asks_for_does_not_fill_the_disk(directory: Path) -> None:
+    store = await _seed(directory)
+    async with machine(directory / "disk", "64m") as narrow, narrow.pod(f"--store={store}") as one:
         await one.ready()
         # Whatever is fetched has room.
         state = await one.until(lambda state: "prefetch_stopped" in state["counts"])
@@ -112,25 +112,25 @@ async def test_what_nobody_asks_for_does_not_fill_the_disk(memory: Path) -> None
         assert 0 < state["objects"]["fetched"] < state["objects"]["total"]
         assert "errors" not in state["by"]
         assert await _free(narrow) > 0
-        await one.build(context(memory / "small", _SMALL))
+        await one.build(context(directory / "small", _SMALL))
         assert await one.stop() == 0
 
 
-async def test_a_restore_that_has_no_room_at_all_goes_on_cold(memory: Path) -> None:
-    store = await _seed(memory)
+async def test_a_restore_that_has_no_room_at_all_goes_on_cold(directory: Path) -> None:
+    store = await _seed(directory)
     flags = (f"--store={store}", "--restore=complete")
-    async with machine(memory / "disk", "48m") as narrow, narrow.pod(*flags) as one:
+    async with machine(directory / "disk", "48m") as narrow, narrow.pod(*flags) as one:
         await one.ready()
         state = await one.status()
         assert state["by"]["cold_starts"] == {"daemon-refused": 1}
-        await one.build(context(memory / "small", _SMALL))
+        await one.build(context(directory / "small", _SMALL))
         assert await one.stop() == 0
         assert "Traceback" not in one.log
 
 
-async def test_a_disk_that_fills_while_packs_are_made(memory: Path) -> None:
+async def test_a_disk_that_fills_while_packs_are_made(directory: Path) -> None:
     """The build is over and has succeeded; publishing waits until there is room."""
-    async with objects(memory / "store") as store, machine(memory / "disk", "400m") as small:
+    async with objects(directory / "store") as store, machine(directory / "disk", "400m") as small:
         filled = asyncio.Event()
 
         async def hold(request: Request) -> None:
@@ -139,7 +139,7 @@ async def test_a_disk_that_fills_while_packs_are_made(memory: Path) -> None:
 
         # More packs than the packer makes ahead of their upload: it is still at it.
         store.hook = hold
-        packing = context(memory / "packing", _LARGE.replace("60000000", "180000000"))
+        packing = context(directory / "packing", _LARGE.replace("60000000", "180000000"))
         async with small.pod(f"--store={store.url}") as one:
             await one.ready()
             await one.build(packing)
@@ -152,17 +152,17 @@ async def test_a_disk_that_fills_while_packs_are_made(memory: Path) -> None:
             assert await one.stop() == 0
             assert "No space left on device" in one.log
             assert "Traceback" not in one.log
-    Stored(memory / "store").check()
-    await _finds(memory, memory / "store")
+    Stored(directory / "store").check()
+    await _finds(directory, directory / "store")
 
 
-async def test_a_disk_that_stays_full_does_not_keep_the_pod(memory: Path) -> None:
-    store = memory / "store"
-    async with machine(memory / "disk", "64m") as small, small.pod(f"--store={store}") as one:
+async def test_a_disk_that_stays_full_does_not_keep_the_pod(directory: Path) -> None:
+    store = directory / "store"
+    async with machine(directory / "disk", "64m") as small, small.pod(f"--store={store}") as one:
         await one.ready()
-        await one.build(context(memory / "small", _SMALL))
+        await one.build(context(directory / "small", _SMALL))
         await one.published(1)
-        await one.build(context(memory / "other", _SMALL + "RUN echo other > /other\n"))
+        await one.build(context(directory / "other", _SMALL + "RUN echo other > /other\n"))
         await small.shell("head -c 200000000 /dev/zero > $1/fill || true")
         assert await one.stop() == 0
         assert "Traceback" not in one.log
@@ -185,22 +185,22 @@ async def greedy(here: Machine) -> AsyncIterator[None]:
         await taking
 
 
-async def _seed(memory: Path) -> Path:
+async def _seed(directory: Path) -> Path:
     """A store with a generation of more than the machines' disks have room for."""
-    store = memory / "store"
-    async with pod(memory / "seed", f"--store={store}") as one:
-        await one.build(context(memory / "many", _MANY))
+    store = directory / "store"
+    async with pod(directory / "seed", f"--store={store}") as one:
+        await one.build(context(directory / "many", _MANY))
         await one.published(1)
         assert await one.stop() == 0
     return store
 
 
-async def _finds(memory: Path, store: Path) -> None:
+async def _finds(directory: Path, store: Path) -> None:
     """The next pod, on a large disk, starts from the newest generation."""
-    async with pod(memory / "next", f"--store={store}", "--restore=complete") as one:
+    async with pod(directory / "next", f"--store={store}", "--restore=complete") as one:
         state = await one.status()
         assert state["restored"]["number"] == len(Stored(store).heads)
-        await one.build(context(memory / "small", _SMALL))
+        await one.build(context(directory / "small", _SMALL))
         assert await one.stop() == 0
 
 

@@ -92,8 +92,8 @@ def nothing_escaped(directory: Path) -> None:
     assert not [*directory.rglob(f"*{ESCAPED}*")]
 
 
-async def test_hostile_layers_write_nothing_anywhere(memory: Path, seeded: Seed) -> None:
-    async with scene(memory, seeded) as it:
+async def test_hostile_layers_write_nothing_anywhere(directory: Path, seeded: Seed) -> None:
+    async with scene(directory, seeded) as it:
         hostile: dict[str, str] = {}
 
         def poison(root: cache_pb2.Root) -> None:
@@ -119,13 +119,13 @@ async def test_hostile_layers_write_nothing_anywhere(memory: Path, seeded: Seed)
             failed = {span["name"]: span["error"] for span in fetches(state, "failed")}
             assert failed.keys() == set(hostile.values()), hostile
             assert all(failed.values())
-            nothing_escaped(memory)
+            nothing_escaped(directory)
             assert (await it.built(one, revision=1))["epoch"] == 2
-            nothing_escaped(memory)
+            nothing_escaped(directory)
 
 
-async def test_hostile_databases_write_nothing_anywhere(memory: Path, seeded: Seed) -> None:
-    async with scene(memory, seeded) as it:
+async def test_hostile_databases_write_nothing_anywhere(directory: Path, seeded: Seed) -> None:
+    async with scene(directory, seeded) as it:
 
         def poison(root: cache_pb2.Root) -> None:
             data = hostile_trees()["climbs"].SerializeToString()
@@ -141,7 +141,7 @@ async def test_hostile_databases_write_nothing_anywhere(memory: Path, seeded: Se
             assert "cold_starts" not in state["by"]
             assert state["by"]["errors"]["CorruptObject"] == 1
             assert state["counts"].get("roots_lost", 0) == 0
-            nothing_escaped(memory)
+            nothing_escaped(directory)
 
 
 def cyclic(root: cache_pb2.Root) -> None:
@@ -168,9 +168,9 @@ def crowded(root: cache_pb2.Root) -> None:
 
 @pytest.mark.parametrize("attack", [cyclic, outside, uneven, greedy, crowded])
 async def test_a_hostile_root_is_passed_over(
-    memory: Path, seeded: Seed, attack: Callable[[cache_pb2.Root], None]
+    directory: Path, seeded: Seed, attack: Callable[[cache_pb2.Root], None]
 ) -> None:
-    async with scene(memory, seeded) as it:
+    async with scene(directory, seeded) as it:
         await publish(it.store.directory, attack)
         async with it.pod() as one:
             await one.ready()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -212,15 +212,13 @@ class Fate:
 
 
 async def test_no_death_costs_the_next_pod_its_cache(
-    memory: Path, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
+    directory: Path, pytestconfig: pytest.Config, report: Callable[[str], None]
 ) -> None:
     seed = pytestconfig.getoption("--kill-seed") or random.SystemRandom().randrange(1 << 32)
     points = draw(pytestconfig.getoption("--kill-points"), random.Random(seed))
-    with capsys.disabled():
-        print(f"\nkill: {len(points)} points, --kill-seed={seed}")
-    found = await kill_at(memory, points, seed)
-    with capsys.disabled():
-        print(f"kill: after {sum(found.values())} deaths the next pod found {dict(found)}")
+    report(f"kill: {len(points)} points, --kill-seed={seed}")
+    found = await kill_at(directory, points, seed)
+    report(f"kill: after {sum(found.values())} deaths the next pod found {dict(found)}")
     assert not found["cold"]
     assert found["new"]
     assert found["old"]

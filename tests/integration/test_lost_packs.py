@@ -41,7 +41,8 @@ async def test_the_next_pod_is_whole(directory: Path, how: str) -> None:
     flag = f"--store={store.directory}"
     async with pod(directory / "one", flag) as one:
         await one.build(place)
-        assert (await one.checkpoint())["published"]
+        report = await one.checkpoint()
+        assert report["published"], report
         assert await one.stop() == 0
     lost = of_one_layer_only(store)
     if how == "missing":
@@ -77,7 +78,8 @@ async def test_a_lost_layer_is_pruned_with_the_merge_that_holds_it(directory: Pa
     flag = f"--store={store.directory}"
     async with pod(directory / "one", flag) as one:
         await one.build(place)
-        assert (await one.checkpoint())["published"]
+        report = await one.checkpoint()
+        assert report["published"], report
         assert await one.stop() == 0
     lost = of_one_layer_only(store)
     lost.unlink()
@@ -127,7 +129,8 @@ async def damaged(directory: Path) -> Damaged:
     store = Stored(directory / "store")
     async with pod(directory / "one", f"--store={store.directory}") as one:
         await one.build(place)
-        assert (await one.checkpoint())["published"]
+        report = await one.checkpoint()
+        assert report["published"], report
         assert await one.stop() == 0
     lost = of_one_layer_only(store)
     for at in range(1000, lost.stat().st_size - 10_000, 100_000):

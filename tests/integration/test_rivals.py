@@ -72,49 +72,49 @@ class Rival:
     ],
     ids=str,
 )
-async def test_two_deaths_at_once(one: Moment, two: Moment, memory: Path, seeded: Seed) -> None:
-    place = memory / "store"
+async def test_two_deaths_at_once(one: Moment, two: Moment, directory: Path, seeded: Seed) -> None:
+    place = directory / "store"
     await asyncio.to_thread(shutil.copytree, seeded.store, place)
     async with objects(place) as first, objects(place) as second:
-        a = Pod(memory / "a", f"--store={first.url}")
-        b = Pod(memory / "b", f"--store={second.url}")
+        a = Pod(directory / "a", f"--store={first.url}")
+        b = Pod(directory / "b", f"--store={second.url}")
         async with a, b:
-            await _publish_and_die(memory, Rival(a, first, one), Rival(b, second, two))
+            await _publish_and_die(directory, Rival(a, first, one), Rival(b, second, two))
         stored = Stored(place)
         stored.check()
         won = len(stored.heads) - 1
         assert 0 <= won <= 2
         if HEADED in (one, two):
             assert won
-        await _next_pod(memory, first, won)
+        await _next_pod(directory, first, won)
 
 
-async def _publish_and_die(memory: Path, one: Rival, two: Rival) -> None:
+async def _publish_and_die(directory: Path, one: Rival, two: Rival) -> None:
     """Both build a change of their own and are killed together; the builds have succeeded."""
     one.other, two.other = two, one
     async with asyncio.TaskGroup() as tasks:
         for revision, rival in enumerate((one, two), start=1):
-            tasks.create_task(_build(memory, rival, revision))
+            tasks.create_task(_build(directory, rival, revision))
     for rival in (one, two):
         assert await rival.pod.ended() == -9
 
 
-async def _build(memory: Path, rival: Rival, revision: int) -> None:
+async def _build(directory: Path, rival: Rival, revision: int) -> None:
     await rival.pod.ready()
-    project = Project(memory / f"context-{revision}")
+    project = Project(directory / f"context-{revision}")
     build, archive = await project.build(rival.pod, revision)
     build.ok()
     project.check(archive, revision)
 
 
-async def _next_pod(memory: Path, store: Objects, won: int) -> None:
+async def _next_pod(directory: Path, store: Objects, won: int) -> None:
     """The next pod has the newest generation whole: of revision 0, or of a rival's."""
-    async with Pod(memory / "next", f"--store={store.url}") as pod:
+    async with Pod(directory / "next", f"--store={store.url}") as pod:
         await pod.ready()
         state = await pod.status()
         assert state["restored"], state["cold_reason"]
         assert state["restored"]["number"] == won + 1
-        project = Project(memory / "context")
+        project = Project(directory / "context")
         ran = []
         for revision in (1, 2, 0):
             build, archive = await project.build(pod, revision)

@@ -39,17 +39,17 @@ def staged(one: Pod) -> int:
     return size
 
 
-async def test_downloads_wait_for_room(memory: Path) -> None:
+async def test_downloads_wait_for_room(directory: Path) -> None:
     """Everything is wanted at once, before the agent is there to take it: the limit holds it."""
-    place = context(memory / "context", _PROJECT, {"revision": "1\n"})
+    place = context(directory / "context", _PROJECT, {"revision": "1\n"})
     most = 0
-    async with objects(memory / "store") as store:
-        async with pod(memory / "one", f"--store={store.url}") as one:
+    async with objects(directory / "store") as store:
+        async with pod(directory / "one", f"--store={store.url}") as one:
             sums = (await one.build(place)).output
             assert await one.stop() == 0
         limits = (f"--staging-limit={_LIMIT}", "--download-concurrency=32", "--unpack-workers=1")
         flags = (f"--store={store.url}", "--restore=complete", *limits)
-        two = Pod(memory / "two", *flags)
+        two = Pod(directory / "two", *flags)
 
         async def look(_: Request) -> None:
             nonlocal most

@@ -67,9 +67,13 @@ async def lifecycle() -> Lifecycle:
 
 
 @pytest.fixture
-async def root(tmp_path: Path, status: Status, lifecycle: Lifecycle) -> AsyncIterator[Path]:
-    async with ControlServer(tmp_path, status, lifecycle):
-        yield tmp_path
+async def root(
+    tmp_path_factory: pytest.TempPathFactory, status: Status, lifecycle: Lifecycle
+) -> AsyncIterator[Path]:
+    # Short: an address of a Unix socket has room for 107 bytes.
+    root = tmp_path_factory.mktemp("r")
+    async with ControlServer(root, status, lifecycle):
+        yield root
 
 
 async def first(root: Path, command: str) -> Any:

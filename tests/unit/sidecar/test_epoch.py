@@ -211,7 +211,7 @@ async def test_a_daemon_is_started_again_on_the_same_root(scene: Scene) -> None:
             await scene.died_and_answers_again()
             await scene.begins(f"after-{number}")
             scene.namespace.daemon.ends(f"after-{number}")
-            assert (await scene.epoch.finished.get()).ref == f"after-{number}"
+            assert (await scene.epoch.finished.next(number - 1)).ref == f"after-{number}"
         assert not scene.epoch.lost.done()
         assert scene.status.counts.family("builds") == {"failed": 2, "ok": 2}
         assert scene.status.counts.plain["daemon_exits"] == 2
@@ -304,8 +304,8 @@ async def test_what_earlier_pods_built_is_no_news(scene: Scene) -> None:
     scene.namespace.daemon.remembers("new", seconds_ago=-60)
     async with scene.serving():
         assert await scene.epoch.active_builds() == frozenset()
-        assert (await scene.epoch.finished.get()).ref == "new"
-        assert scene.epoch.finished.empty()
+        assert (await scene.epoch.finished.next(0)).ref == "new"
+        assert not scene.epoch.finished.after(1)
 
 
 async def test_a_build_ends_once_however_often_it_is_told(scene: Scene) -> None:
@@ -316,8 +316,8 @@ async def test_a_build_ends_once_however_often_it_is_told(scene: Scene) -> None:
         await scene.epoch.active_builds()
         scene.namespace.daemon.tells_again()
         await scene.begins("next")
-        assert (await scene.epoch.finished.get()).error == "exit code: 1"
-        assert scene.epoch.finished.empty()
+        assert (await scene.epoch.finished.next(0)).error == "exit code: 1"
+        assert not scene.epoch.finished.after(1)
         assert scene.status.counts.family("builds") == {"failed": 1}
 
 
@@ -329,12 +329,12 @@ async def test_a_build_without_a_result_on_a_full_disk_has_failed(
         monkeypatch.setattr(Room, "free", 0)
         await scene.begins("build")
         scene.namespace.daemon.ends("build")
-        assert (await scene.epoch.finished.get()).error == "the disk is full"
+        assert (await scene.epoch.finished.next(0)).error == "the disk is full"
         assert scene.status.advice is Advice.BUILD_FAILED
         monkeypatch.setattr(Room, "free", 1 << 30)
         await scene.begins("empty image")
         scene.namespace.daemon.ends("empty image")
-        assert not (await scene.epoch.finished.get()).error
+        assert not (await scene.epoch.finished.next(1)).error
     assert not scene.epoch.lost.done()
 
 
@@ -347,12 +347,12 @@ async def test_a_restored_root_gives_way_to_a_build_that_lacks_room(
         await scene.epoch.start_daemon()
         await scene.begins("fails")
         scene.namespace.daemon.ends("fails", error="exit code: 1")
-        assert (await scene.epoch.finished.get()).error == "exit code: 1"
+        assert (await scene.epoch.finished.next(0)).error == "exit code: 1"
         assert not scene.epoch.lost.done()
         monkeypatch.setattr(Room, "free", 0)
         await scene.begins("lacks room")
         scene.namespace.daemon.ends("lacks room", error="write /x: no space left on device")
-        await scene.epoch.finished.get()
+        await scene.epoch.finished.next(1)
         # Whoever ran the build asks at its end.
         assert scene.status.advice is Advice.RUN_AGAIN
         assert "full disk" in await scene.epoch.lost

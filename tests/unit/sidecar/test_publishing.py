@@ -23,6 +23,7 @@ from buildsvc.store.faults import Fail, FaultyStore, LoseAnswer, Rule
 from buildsvc.store.local import LocalStore
 from sidecar import publishing
 from sidecar.buildkit import BuildFinished
+from sidecar.builds import Finished
 from sidecar.capture import CapturedTree, restored_blobs, restored_trees
 from sidecar.checkpoint import Checkpointer, NotIdle, Picture
 from sidecar.epoch import Epoch
@@ -54,10 +55,11 @@ class FakeEpoch:
     """What Publishing uses of an epoch: each checkpoint has the next of ``outcomes``."""
 
     def __init__(self, root: cache_pb2.Root) -> None:
-        self.finished: asyncio.Queue[BuildFinished] = asyncio.Queue()
+        self.finished = Finished()
         self.inherited = FakeInherited(root)
         self.uploaded = (0, 0)
         self.active: list[frozenset[str]] = [frozenset()]
+        self.told_when_asked: list[BuildFinished] = []
         self.outcomes: list[Exception | asyncio.Event | None] = []
         self.taken = 0
         self.began = asyncio.Event()
@@ -75,6 +77,8 @@ class FakeEpoch:
             self.inherited.catalog.vouch(packs, collection)
 
     async def active_builds(self) -> frozenset[str]:
+        while self.told_when_asked:
+            self.finished.add(self.told_when_asked.pop())
         return self.active.pop(0) if len(self.active) > 1 else self.active[0]
 
     def checkpointer(self) -> Checkpointer:
@@ -123,7 +127,7 @@ class Scene:
 
     def built(self) -> None:
         """A build has ended; without any, a cold pod has nothing to publish."""
-        self.publishing._note(OK)
+        self.epoch.finished.add(OK)
 
     async def published(self, number: int) -> None:
         await self.status.until(
@@ -185,7 +189,7 @@ async def test_a_cold_pod_that_built_nothing_publishes_nothing(tmp_path: Path) -
 
 async def test_a_build_is_published_when_it_has_ended(tmp_path: Path) -> None:
     async with scene(tmp_path) as it, running(it):
-        it.epoch.finished.put_nowait(OK)
+        it.epoch.finished.add(OK)
         await it.published(1)
         assert not it.publishing.dirty
         generation = await it.log.newest()
@@ -200,7 +204,7 @@ async def test_a_build_is_published_when_it_has_ended(tmp_path: Path) -> None:
 async def test_what_failed_is_tried_again(tmp_path: Path, trouble: Exception) -> None:
     async with scene(tmp_path) as it, running(it):
         it.epoch.outcomes = [trouble]
-        it.epoch.finished.put_nowait(OK)
+        it.epoch.finished.add(OK)
         await it.published(1)
         assert it.epoch.taken == 2
         assert sum(it.status.counts.family("checkpoints_skipped").values()) == 1
@@ -210,9 +214,9 @@ async def test_a_build_that_ends_during_a_checkpoint_is_in_the_next_one(tmp_path
     async with scene(tmp_path) as it, running(it):
         go = asyncio.Event()
         it.epoch.outcomes = [go]
-        it.epoch.finished.put_nowait(OK)
+        it.epoch.finished.add(OK)
         await it.epoch.began.wait()
-        it.epoch.finished.put_nowait(OK)
+        it.epoch.finished.add(OK)
         go.set()
         await it.published(2)
 
@@ -225,6 +229,21 @@ async def test_a_report_says_what_was_published_or_why_not(tmp_path: Path) -> No
         assert reasons == ["2 builds are running", "bad page", "the daemon died"]
         report = await it.publishing.checkpoint()
         assert (report.published, report.number, report.snapshots, report.blobs) == (True, 1, 3, 1)
+
+
+async def test_an_end_that_was_not_told_yet_is_published_on_request(tmp_path: Path) -> None:
+    async with scene(tmp_path) as it:
+        it.epoch.told_when_asked = [OK]
+        assert (await it.publishing.checkpoint()).published
+        assert not it.publishing.dirty
+
+
+async def test_what_could_not_be_published_on_request_is_later(tmp_path: Path) -> None:
+    async with scene(tmp_path) as it, running(it):
+        it.epoch.outcomes = [CorruptObject("bad page")]
+        it.epoch.told_when_asked = [OK]
+        assert not (await it.publishing.checkpoint()).published
+        await it.published(1)
 
 
 async def test_a_caller_that_goes_away_does_not_end_a_checkpoint(tmp_path: Path) -> None:
@@ -247,7 +266,7 @@ async def test_draining_waits_for_builds_and_publishes_them(tmp_path: Path) -> N
         draining = asyncio.create_task(it.publishing.drain())
         await asyncio.sleep(0)
         assert not draining.done()
-        it.epoch.finished.put_nowait(OK)
+        it.epoch.finished.add(OK)
         await draining
         assert it.status.published is not None
 
@@ -303,7 +322,7 @@ async def test_draining_ends_although_nothing_can_be_published(
 ) -> None:
     async with scene(tmp_path) as it:
         it.epoch.outcomes = [trouble] * 100
-        it.epoch.finished.put_nowait(OK)
+        it.epoch.finished.add(OK)
         await it.publishing.drain()
         assert it.epoch.taken == publishing._LAST_TRIES
 

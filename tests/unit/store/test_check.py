@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from buildsvc.errors import ObjectExists, ObjectNotFound, StoreRefused, StoreUnavailable
+from buildsvc.store import probes
 from buildsvc.store.check import PROBES, Finding, Report, check_store
 from buildsvc.store.contract import MAX_GET, ObjectStat
 from buildsvc.store.faults import Fail, FaultyStore, FlipBit, Hold, LoseAnswer, Rule, Truncate
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
 LARGE = 3 << 20
 AT_ONCE = RetryPolicy(attempts=3, first_wait=0, jitter=0)
 ALL = [probe.name for probe in PROBES]
+FEW = 23
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """List few objects: servers that answer by the page are asked for more than one."""
+    monkeypatch.setattr(probes, "_MANY", FEW)
 
 
 async def check(open_one: Callable[[], Store], directory: Path) -> Report:
@@ -149,7 +157,7 @@ class OnePage(FaultyStore):
         async for stat in self._inner.list(prefix):
             yield stat
             count += 1
-            if count == 500:
+            if count == FEW // 3:
                 return
 
 
@@ -188,6 +196,7 @@ def of(kind: Callable[[Store, list[Rule]], Store]) -> Callable[[Store], Store]:
 FORBIDDEN = Fail(StoreRefused("HTTP 403"))
 
 
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize(
     ("liar", "expected"),
     [
@@ -222,6 +231,7 @@ async def test_liars(tmp_path: Path, liar: Callable[[Store], Store], expected: l
     await nothing_is_left(LocalStore(place))
 
 
+@pytest.mark.usefixtures("few")
 async def test_a_store_that_does_not_delete(tmp_path: Path) -> None:
     report = await check(lambda: Keeping(LocalStore(tmp_path / "store"), []), tmp_path)
     assert broken(report) == ["deletion"]
@@ -251,6 +261,7 @@ async def test_what_fails_in_passing_is_tried_again(tmp_path: Path) -> None:
     await nothing_is_left(LocalStore(place))
 
 
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("name", ["*race-3", "*created", "*deleted"])
 async def test_a_create_that_was_not_answered_is_no_lie(tmp_path: Path, name: str) -> None:
     rule = Rule("create", name, 1, LoseAnswer())
@@ -259,6 +270,7 @@ async def test_a_create_that_was_not_answered_is_no_lie(tmp_path: Path, name: st
     assert_kept(report)
 
 
+@pytest.mark.usefixtures("few")
 async def test_a_create_that_was_sent_twice_without_a_word_is_no_lie(tmp_path: Path) -> None:
     """As an HTTP exchange does whose kept connection has died."""
 
@@ -300,6 +312,7 @@ async def test_a_store_that_cannot_be_used(tmp_path: Path, error: Exception, lef
     assert len(report.left_behind) == left
 
 
+@pytest.mark.usefixtures("few")
 async def test_the_stores_own_advice_comes_first(tmp_path: Path) -> None:
     error = StoreRefused("no right to put", found="HTTP 403", advice="give it the right")
     rule = Rule("put_file", "*", 0, Fail(error))
