@@ -83,6 +83,9 @@ class GuardProcess(Protocol):
     async def wait(self) -> int:
         """Returns the exit status when it has ended."""
 
+    async def orphaned(self) -> None:
+        """Returns when the guard cannot come any more, although the process goes on."""
+
     def kill(self) -> None:
         """Ends it at once."""
 
@@ -156,6 +159,7 @@ class Namespace:
             await self.begin()
         assert self._process is not None
         process = self._process
+        watching = asyncio.create_task(_end_orphaned(process))
         try:
             async with asyncio.timeout(READY_TIMEOUT):
                 # Who gives up waiting leaves it to be answered: `close` still needs the reader.
@@ -170,6 +174,8 @@ class Namespace:
             # The guard has ended: before its first word, or with it.
             await self.close()
             raise process.unfit() from None
+        finally:
+            watching.cancel()
 
     async def start_agent(
         self, argv: Sequence[str], env: Mapping[str, str], *, log: int | None = None
@@ -347,6 +353,11 @@ class Namespace:
 
 def _start_agent(argv: Sequence[str], env: Mapping[str, str]) -> Message:
     return {"op": "start-agent", "argv": list(argv), "env": dict(env)}
+
+
+async def _end_orphaned(process: GuardProcess) -> None:
+    await process.orphaned()
+    process.kill()
 
 
 def _pid(message: Message) -> int:

@@ -35,7 +35,11 @@ _BOOT = (
 """Starts the guard without `site` and the user's settings, which would double its memory."""
 _LIBRARY = str(Path(__file__).resolve().parent.parent)
 """The directory that the guard imports `sidecar` from."""
+_CHILD = "exe"
+"""rootlesskit's other self in the namespace, as it is called: the end of `/proc/self/exe`."""
 _LOG_TAIL = 4096
+_LOOK_AFTER = 0.25
+"""Seconds between two looks at what only the parent of a process is told."""
 _LOWEST_FD = guard.LISTEN_FD
 """Descriptors below are rootlesskit's own in its child."""
 
@@ -116,6 +120,20 @@ class Rootlesskit:
     async def wait(self) -> int:
         """Returns the exit status when rootlesskit has ended, negative for a signal."""
         return await self._process.wait()
+
+    async def orphaned(self) -> None:
+        """Returns when its child is dead and it goes on waiting for a word of it.
+
+        Which it does for ever when that was killed while it made the namespace: rootlesskit holds
+        the other end, too, of the pipe that it reads from.
+        """
+        seen: int | None = None
+        while True:
+            await asyncio.sleep(_LOOK_AFTER)
+            dead = await asyncio.to_thread(userns.dead_child, self.pid, _CHILD)
+            if dead is not None and dead == seen:
+                return
+            seen = dead
 
     def kill(self) -> None:
         """SIGKILL, for one that does not end by itself."""

@@ -127,12 +127,16 @@ class EndedEarly(EnvironmentUnfit):
 
 
 class _Cause(NamedTuple):
-    """How to know from rootlesskit's words what it failed of, and what to say then."""
+    """How to know from rootlesskit's words what it failed of, and what to say then.
+
+    `imitated`: rootlesskit says the same when its child was killed meanwhile.
+    """
 
     pattern: str
     message: str
     expected: str
     advice: str
+    imitated: bool = False
 
 
 _OUTSIDE = _Cause(
@@ -156,6 +160,7 @@ _KNOWN = (
             "make them setuid root or give them cap_setuid and cap_setgid, on a file system "
             "without nosuid; in Kubernetes, allowPrivilegeEscalation must not be false"
         ),
+        imitated=True,
     ),
     _Cause(
         r"failed to start the child: .*(operation not permitted|permission denied)",
@@ -177,6 +182,7 @@ _KNOWN = (
         "the network namespace could not be connected",
         "a network namespace with slirp4netns in it",
         "provide /dev/net/tun and slirp4netns, or use the host's network with TLS",
+        imitated=True,
     ),
     _Cause(
         r"addresses to deny",
@@ -196,13 +202,14 @@ _KNOWN = (
 def explain(log: str) -> EnvironmentUnfit:
     """The error for a rootlesskit that ended before its guard spoke; `log` is what it said.
 
-    EndedEarly when that explains nothing.
+    EndedEarly when that explains nothing, or what it explains may have been another's doing.
     """
     found = "\n".join(line for line in log.splitlines() if "level=warning" not in line)
     for cause in _KNOWN:
         if re.search(cause.pattern, found):
             known = cause if _can_be_mapped(found) else _OUTSIDE
-            return EnvironmentUnfit(
+            kind = EndedEarly if known.imitated else EnvironmentUnfit
+            return kind(
                 f"the user namespace could not be made: {known.message}",
                 expected=known.expected,
                 found=found,
@@ -228,6 +235,17 @@ def _can_be_mapped(log: str) -> bool:
         any(first <= start and start + count <= first + length for first, _, length in ours)
         for start, count in zip(numbers[1::3], numbers[2::3], strict=True)
     )
+
+
+def dead_child(pid: int, name: str) -> int | None:
+    """A child of that name that has ended and that its parent has not waited for, if any."""
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        # A thread may end meanwhile, and so may a child.
+        with contextlib.suppress(OSError):
+            for child in map(int, children.read_text(encoding="ascii").split()):
+                if f"({name}) Z " in Path(f"/proc/{child}/stat").read_text(encoding="utf-8"):
+                    return child
+    return None
 
 
 def namespace_of(pid: int) -> int:

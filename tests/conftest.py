@@ -49,7 +49,7 @@ _HARMLESS = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of single tests."""
     group = parser.getgroup("campaigns", "those of tests/integration")
-    group.addoption("--kill-points", type=int, default=40, help="processes to kill (40)")
+    group.addoption("--kill-points", type=int, default=28, help="processes to kill (28)")
     group.addoption("--kill-seed", type=int, default=0, help="repeat a campaign (random)")
     group.addoption("--flips", type=int, default=10, help="bits of a store to flip (10)")
 

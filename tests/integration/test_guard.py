@@ -9,13 +9,14 @@ import shutil
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from buildsvc.errors import EnvironmentUnfit
-from sidecar import userns
+from sidecar import guardclient, userns
 from sidecar.agent import routes
 from sidecar.guardclient import (
     AgentExited,
@@ -27,6 +28,8 @@ from sidecar.guardclient import (
     StartError,
 )
 from sidecar.rootlesskit import NamespaceOptions, Rootlesskit
+from sidecar.userns import EndedEarly
+from tests.integration.proctree import below, command_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -119,18 +122,21 @@ class Scene:
         self.pipes.close()
 
 
-@contextlib.asynccontextmanager
-async def scene(directory: Path, **changes: object) -> AsyncIterator[Scene]:
+def _options(directory: Path) -> NamespaceOptions:
     assert _ROOTLESSKIT is not None
     os.makedirs(directory, exist_ok=True)
-    arguments: dict[str, object] = {
-        "rootlesskit": _ROOTLESSKIT,
-        "state_dir": directory / "state",
-        "log": directory / "log",
-        "network": "host",
-        "environment": {**os.environ, "AWS_SECRET_ACCESS_KEY": "sesame"},
-    }
-    it = Scene(directory, NamespaceOptions(**{**arguments, **changes}))  # type: ignore[arg-type]
+    return NamespaceOptions(
+        rootlesskit=_ROOTLESSKIT,
+        state_dir=directory / "state",
+        log=directory / "log",
+        network="host",
+        environment={**os.environ, "AWS_SECRET_ACCESS_KEY": "sesame"},
+    )
+
+
+@contextlib.asynccontextmanager
+async def scene(directory: Path, **changes: object) -> AsyncIterator[Scene]:
+    it = Scene(directory, replace(_options(directory), **changes))  # type: ignore[arg-type]
     try:
         await it.namespace.start()
         yield it
@@ -207,6 +213,29 @@ async def test_leased_blobs_are_read_whole_when_served(tmp_path: Path) -> None:
                 assert words[2:] == [b"zeros", b"0", b"bytes", b"65536"]
                 seen.add(words[1])
         assert await it.namespace.stop_daemon(5) == -signal.SIGTERM
+
+
+async def test_a_death_while_the_namespace_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At some moments rootlesskit does not notice its child's."""
+    monkeypatch.setattr(guardclient, "READY_TIMEOUT", 1000.0)
+    for number in range(20):
+        options = replace(_options(tmp_path / f"{number}"), network=userns.network_mode({}).mode)
+        namespace = Namespace(options)
+        await namespace.begin()
+        process = namespace._process
+        assert isinstance(process, Rootlesskit)
+        children: list[int] = []
+        while not children:
+            await asyncio.sleep(0)
+            children = [pid for pid in below(process.pid) if "/proc/self/exe" in command_line(pid)]
+        await asyncio.sleep(number / 200)  # All moments until the guard is there.
+        os.kill(children[0], signal.SIGKILL)
+        # The last ones come too late, and perhaps the first ones too.
+        with contextlib.suppress(EndedEarly):
+            await namespace.start()
+        await namespace.close()
 
 
 @pytest.mark.parametrize("victim", ["guard", "rootlesskit", "rootlesskit's child"])

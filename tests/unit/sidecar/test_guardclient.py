@@ -47,6 +47,7 @@ class FakeGuard:
         self.killed_last: int | None = None
         self.left: tuple[int, ...] = ()
         self.gone = False
+        self.childless = asyncio.Event()
 
     async def spawn(self, options: NamespaceOptions, control: socket.socket) -> FakeGuard:
         assert options is _OPTIONS
@@ -70,6 +71,9 @@ class FakeGuard:
 
     async def wait(self) -> int:
         return await asyncio.shield(self.status)
+
+    async def orphaned(self) -> None:
+        await self.childless.wait()
 
     def kill(self) -> None:
         self.killed = True
@@ -285,6 +289,15 @@ async def test_a_guard_that_never_speaks(guard: FakeGuard, monkeypatch: pytest.M
     namespace = Namespace(_OPTIONS, spawn=guard.spawn)
     with pytest.raises(EnvironmentUnfit, match="did not answer within 0 s"):
         await namespace.start()
+    assert guard.killed
+
+
+async def test_a_guard_that_cannot_come_any_more_is_not_waited_for(guard: FakeGuard) -> None:
+    namespace = Namespace(_OPTIONS, spawn=guard.spawn)
+    starting = asyncio.create_task(namespace.start())
+    guard.childless.set()
+    with pytest.raises(EnvironmentUnfit, match="not made"):
+        await starting
     assert guard.killed
 
 

@@ -21,20 +21,12 @@ if TYPE_CHECKING:
             "no subordinate ids",
         ),
         (
-            "failed to setup UID/GID map: newuidmap 42 [0 1000 1] failed: exit status 1",
-            "may not write the id maps",
-        ),
-        (
             "failed to start the child: fork/exec /proc/self/exe: operation not permitted",
             "may not be made here",
         ),
         (
             "failed to start the child: fork/exec /proc/self/exe: no space left on device",
             "limit of user namespaces",
-        ),
-        (
-            'waiting for ready fd (slirp4netns): open("/dev/net/tun"): No such file or directory',
-            "could not be connected",
         ),
         ("guard: addresses to deny: [Errno 17] cannot deny 10.0.2.0/24", "--deny-cidr"),
     ],
@@ -46,6 +38,29 @@ def test_what_rootlesskit_says_is_explained(log: str, message: str) -> None:
     for words in (message, f"found: {log}", "expected: ", "what to do: "):
         assert words in str(error)
     assert "unsupported" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [
+        (
+            "failed to setup UID/GID map: newuidmap 42 [0 1000 1] failed: exit status 1",
+            "may not write the id maps",
+        ),
+        (
+            'waiting for ready fd (slirp4netns): open("/dev/net/tun"): No such file or directory',
+            "could not be connected",
+        ),
+        ("nsenter: cannot open /proc/42/ns/user: Permission denied\nfailed to setup network", "42"),
+    ],
+)
+def test_what_the_death_of_rootlesskits_child_looks_like_may_be_tried_again(
+    log: str, message: str
+) -> None:
+    error = userns.explain(log)
+    assert type(error) is EndedEarly
+    for words in (message, f"found: {log}", "expected: ", "what to do: "):
+        assert words in str(error)
 
 
 @pytest.mark.parametrize(
