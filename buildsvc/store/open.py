@@ -38,7 +38,7 @@ def open_store(
             return HttpStore(base, timeouts, connections)
         case OssAddress() as bucket:
             from buildsvc.store.oss import OssStore
-            from buildsvc.store.osscredentials import LookedUpCredentials
+            from buildsvc.store.osslookup import LookedUpCredentials
             from buildsvc.store.ossrenewal import RenewedCredentials
 
             credentials = RenewedCredentials(LookedUpCredentials(bucket, os.environ))

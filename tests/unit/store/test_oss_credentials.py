@@ -20,8 +20,8 @@ from buildsvc.store.osscredentials import (
     Credentials,
     CredentialSource,
     FileCredentials,
-    credential_source,
 )
+from buildsvc.store.osslookup import credential_source
 from buildsvc.store.ossrenewal import PAUSE, RenewedCredentials
 from buildsvc.store.ossroles import EARLY, InstanceRole, ServiceAccountRole
 from tests.ossserver.identity import PROVIDER_ARN, ROLE, ROLE_ARN, Identities
