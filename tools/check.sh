@@ -29,16 +29,17 @@ lint() {
   "$bin/lint-imports" --no-logo --cache-dir "$caches/import-linter"
 }
 
-# Tests sync thousands of small files, and a disk may be throttled: theirs are in memory, where there is enough.
-files_in_memory() {
-  local needed_kib=$((4 << 20)) free_kib available_kib
-  [[ -w /dev/shm ]] || return 0
-  free_kib=$(df --output=avail --block-size=1K /dev/shm | tail -n 1)
+# Unit tests sync thousands of small files, and a disk may be throttled: in memory, where there is enough.
+units() {
+  local needed_kib=$((4 << 20)) free_kib=0 available_kib
+  [[ ! -w /dev/shm ]] || free_kib=$(df --output=avail --block-size=1K /dev/shm | tail -n 1)
   available_kib=$(awk '$1 == "MemAvailable:" {print $2}' /proc/meminfo)
-  ((free_kib >= needed_kib && available_kib >= needed_kib)) || return 0
-  files=$(mktemp -d /dev/shm/test-XXXXXX)
-  trap 'rm -rf -- "$files"' EXIT
-  export PYTEST_DEBUG_TEMPROOT=$files
+  if ((free_kib >= needed_kib && available_kib >= needed_kib)); then
+    PYTEST_DEBUG_TEMPROOT=$(mktemp -d /dev/shm/test-XXXXXX)
+    export PYTEST_DEBUG_TEMPROOT
+    trap 'rm -rf -- "$PYTEST_DEBUG_TEMPROOT"' EXIT
+  fi
+  suite --numprocesses auto tests/unit
 }
 
 suite() {
@@ -51,12 +52,11 @@ tests() {
   rm -rf -- "$caches/coverage"
   mkdir -p "$caches/coverage"
   local status=0
-  files_in_memory
   if (($#)); then
     suite "$@" || status=$?
   else
-    # Unit tests are alone with their processor; a module of those of the real daemon waits on it much of the time.
-    suite --numprocesses auto tests/unit || status=$?
+    # A module of those of the real daemon waits for it much of the time, so that two of them fit.
+    (units) || status=$?
     suite --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/integration || status=$?
   fi
   "$bin/coverage" combine --quiet
