@@ -8,7 +8,7 @@ set -euo pipefail
 # Compiler and headers: a Python dependency of the tests comes as source only.
 packages=(
   ca-certificates gcc git libc6-dev libcap2-bin make
-  busybox-static docker-registry iproute2 mmdebstrap python3-dev python3-venv
+  busybox-static docker-registry iproute2 iputils-ping mmdebstrap python3-dev python3-venv
   runc slirp4netns uidmap util-linux zstd
 )
 
