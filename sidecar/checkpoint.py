@@ -132,10 +132,11 @@ class Checkpointer:
             NotCapturedError: something needed cannot be captured, or more was lost each time.
             CorruptObject: the databases are not what a scratch daemon would accept.
             StoreError: packs could not be uploaded.
+            OSError: the disk is full.
         """
         await self._expect_idle()
         if self._max_used_space:
-            await self._daemon.api.prune(max_used_space=self._max_used_space)
+            await self._prune(max_used_space=self._max_used_space)
         await self._captures.drained()
         for _ in range(_ATTEMPTS):
             picture = await self._take(await self._stored.forget_lost())
@@ -147,7 +148,7 @@ class Checkpointer:
         copied = self._scratch / "databases"
         why = skipped = ""
         for _ in range(_ATTEMPTS):
-            await self._daemon.api.prune([_LOCAL_CONTEXTS])
+            await self._prune([_LOCAL_CONTEXTS])
             before = await asyncio.to_thread(databases.transactions, self._daemon.root)
             await self._expect_idle()
             first = await self._agent.inspect()
@@ -204,8 +205,12 @@ class Checkpointer:
             name, reason = next(iter(layers.items()))
             raise NotCapturedError(f"{name}: {reason}, and no record has it")
         self.pruned |= layers
-        await self._daemon.api.prune([f"id=={record}" for record in ids])
+        await self._prune([f"id=={record}" for record in ids])
         return None
+
+    async def _prune(self, filters: Sequence[str] = (), max_used_space: int = 0) -> None:
+        await asyncio.to_thread(databases.reserve, self._daemon.root)
+        await self._daemon.api.prune(filters, max_used_space)
 
     async def _expect_idle(self) -> None:
         if active := await self._daemon.api.active_builds():

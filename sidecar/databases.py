@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import shutil
 import stat
@@ -37,11 +39,37 @@ _BOLT = (SOLVER, METADATA, CONTAINERD, HISTORY)
 _LARGEST = 1 << 30
 #: A build under way changes these; history alone is written up to 3 s after a build.
 _CHANGED_BY_BUILDS = (SOLVER, METADATA, CONTAINERD)
+#: Bytes that a prune may add to each of them.
+_MARGIN = 1 << 20
+_FALLOC_FL_KEEP_SIZE = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def transactions(root: Path) -> tuple[int, ...]:
     """Number of the newest transaction of each database that a build changes."""
     return tuple(bolt.txid(root / name) for name in _CHANGED_BY_BUILDS)
+
+
+def reserve(root: Path) -> None:
+    """Take the room on the disk that a prune may need for the databases.
+
+    A record that buildkitd could not mark as deleted, since its disk was full, is dead to it all
+    the same: it is in the database, and no later prune removes it (cache/manager.go, pruneOnce).
+
+    Raises:
+        OSError: there is no room.
+    """
+    for name in _CHANGED_BY_BUILDS:
+        with (root / name).open("r+b") as file:
+            size = ctypes.c_int64(os.fstat(file.fileno()).st_size + _MARGIN)
+            start = ctypes.c_int64(0)
+            if _libc.fallocate(file.fileno(), _FALLOC_FL_KEEP_SIZE, start, size) == 0:
+                continue
+            number = ctypes.get_errno()
+            # A file system that cannot do that.
+            if number != errno.EOPNOTSUPP:
+                raise OSError(number, os.strerror(number), str(root / name))
 
 
 def copy(root: Path, into: Path) -> int:

@@ -34,6 +34,8 @@ _AGAIN_AT_MOST = 60.0
 _LAST_TRIES = 3
 #: Collections of the store that may come in between one publication.
 _COLLECTIONS = 3
+#: What a call ends with whose other end is not there any more.
+_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 @dataclass(frozen=True)
@@ -177,10 +179,15 @@ class Publishing:
                 log.warning("nothing published", reason=str(problem))
                 return self._nothing(began, str(problem))
             except grpc.aio.AioRpcError as problem:
-                # The daemon or the agent is gone: the epoch's own watchers decide what follows.
                 self._failures += 1
-                self._status.skipped_checkpoint("daemon-gone")
-                return self._nothing(began, problem.details() or "the daemon is gone")
+                reason = problem.details() or "the daemon is gone"
+                if problem.code() in _GONE:
+                    # Of the daemon or the agent: the epoch's own watchers decide what follows.
+                    self._status.skipped_checkpoint("daemon-gone")
+                else:
+                    self._status.skipped_checkpoint("failed")
+                    log.warning("nothing published", reason=reason)
+                return self._nothing(began, reason)
             finally:
                 span.end("failed")
             return CheckpointReport(

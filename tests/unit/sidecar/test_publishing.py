@@ -38,9 +38,17 @@ OK = BuildFinished("ref", 12.5, 1, 2, "", ended_unix=1.0)
 FAILED = BuildFinished("ref", 1.0, 0, 2, "exit code: 1", ended_unix=1.0)
 
 
-def gone() -> grpc.aio.AioRpcError:
+def broken(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
     nothing = grpc.aio.Metadata()
-    return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, "the daemon died")
+    return grpc.aio.AioRpcError(code, nothing, nothing, details)
+
+
+def gone() -> grpc.aio.AioRpcError:
+    return broken(grpc.StatusCode.UNAVAILABLE, "the daemon died")
+
+
+def refused() -> grpc.aio.AioRpcError:
+    return broken(grpc.StatusCode.UNKNOWN, "no such record")
 
 
 class FakeInherited:
@@ -200,14 +208,22 @@ async def test_a_build_is_published_when_it_has_ended(tmp_path: Path) -> None:
         assert list(root.trace.used) == ["buildkit/1/lower"]
 
 
-@pytest.mark.parametrize("trouble", [NotIdle("busy"), CorruptObject("bad page"), gone()])
-async def test_what_failed_is_tried_again(tmp_path: Path, trouble: Exception) -> None:
+@pytest.mark.parametrize(
+    ("trouble", "counted"),
+    [
+        (NotIdle("busy"), "busy"),
+        (CorruptObject("bad page"), "failed"),
+        (refused(), "failed"),
+        (gone(), "daemon-gone"),
+    ],
+)
+async def test_what_failed_is_tried_again(tmp_path: Path, trouble: Exception, counted: str) -> None:
     async with scene(tmp_path) as it, running(it):
         it.epoch.outcomes = [trouble]
         it.epoch.finished.add(OK)
         await it.published(1)
         assert it.epoch.taken == 2
-        assert sum(it.status.counts.family("checkpoints_skipped").values()) == 1
+        assert it.status.counts.family("checkpoints_skipped") == {counted: 1}
 
 
 async def test_a_build_that_ends_during_a_checkpoint_is_in_the_next_one(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,9 +60,14 @@ class FakeDatabases:
         self.blobs: list[dict[str, int]] = [{}]
         self.contexts = [0]
         self.bad = ""
+        self.full = False
         self.found = Records({}, {})
         self.copied_records = 0
         self.verified: frozenset[str] = frozenset()
+
+    def reserve(self, root: Path) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(root))
 
     def transactions(self, _: Path) -> tuple[int, ...]:
         return self.counts.pop(0) if len(self.counts) > 1 else self.counts[0]

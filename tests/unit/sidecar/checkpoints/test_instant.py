@@ -169,3 +169,10 @@ async def test_packs_that_the_store_does_not_take(scene: Scene) -> None:
     scene.agent.captures = [[pack_event(pack), DATABASES]]
     with pytest.raises(StoreError):
         await scene.checkpointer().take()
+
+
+async def test_nothing_is_pruned_on_a_full_disk(scene: Scene) -> None:
+    scene.databases.full = True
+    with pytest.raises(OSError, match="No space left"):
+        await scene.checkpointer().take()
+    assert not scene.api.pruned

@@ -1,0 +1,38 @@
+"""Room for the databases on a disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from buildsvc.cache.records import METADATA
+from sidecar import databases
+
+
+def laid(root: Path, size: int) -> list[Path]:
+    """Sparse files of this size in the place of the databases."""
+    paths = [root / name for name in (databases.SOLVER, METADATA, databases.CONTAINERD)]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.truncate(size)
+    return paths
+
+
+def test_they_have_room_for_a_prune_and_are_as_large_as_before(tmp_path: Path) -> None:
+    size = 3 << 20
+    paths = laid(tmp_path, size)
+    databases.reserve(tmp_path)
+    for path in paths:
+        assert path.stat().st_blocks * 512 > size
+        assert path.read_bytes() == bytes(size)
+
+
+def test_a_disk_without_that_room_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid(tmp_path, 0)
+    monkeypatch.setattr(databases, "_MARGIN", 1 << 50)
+    with pytest.raises(OSError, match=r"cache\.db"):
+        databases.reserve(tmp_path)
