@@ -34,7 +34,6 @@ pytestmark = [
 _LANES = 2
 #: Share of the points at which the sidecar dies together with the victim.
 _NODE_FAILS = 0.4
-#: Bytes that the pods of all lanes have on disk at a time.
 #: Workers are replaced and a task is done again: nobody may notice their death.
 _UNNOTICED = frozenset({"unpacker", "packer"})
 
