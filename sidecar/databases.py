@@ -242,9 +242,10 @@ def records(copied: Path) -> Records:
 
 
 def local_contexts(copied: Path) -> int:
-    """Count the local build contexts in a copy.
+    """Count the local build contexts in a copy that a daemon could build with.
 
     Their trees are rewritten in place, without a call to the agent, while their content
     hashes sit in the database: a generation that has one could build a wrong image.
     """
-    return sum(record.kind == LOCAL_CONTEXT for record in read_records(copied / METADATA))
+    found = (r for r in read_records(copied / METADATA) if r.kind == LOCAL_CONTEXT)
+    return sum(not record.deleted for record in found)

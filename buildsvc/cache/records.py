@@ -53,6 +53,8 @@ class Record:
     """Those that it holds, as layer, merge or diff."""
     mount: str = ""
     """What BuildKit knows a cache mount by."""
+    deleted: bool = False
+    """Marked as deleted, and not removed yet: a daemon that starts with it removes it."""
 
 
 def own_name(snapshot: str) -> str:
@@ -76,6 +78,7 @@ def read_records(path: Path) -> Iterator[Record]:
                 blob=_text(values.get(b"cache.blob")),
                 parents=[text for field in _PARENTS for text in _texts(values.get(field))],
                 mount=_text(values.get(b"cache-dir")),
+                deleted=_value(values.get(b"cache.deleted")) is True,
             )
 
 
@@ -97,14 +100,20 @@ def _text(value: bytes | None) -> str:
     return next(iter(_texts(value)), "")
 
 
-def _texts(value: bytes | None) -> list[str]:
-    """The texts in one of BuildKit's values, which are JSON."""
+def _value(value: bytes | None) -> object:
+    """What one of BuildKit's values has in it, which are JSON; None where there is none."""
     if not value:
-        return []
+        return None
     try:
-        inside = json.loads(value)["value"]
+        inside: object = json.loads(value)["value"]
     # RecursionError: brackets in brackets, which only a hostile store has.
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptObject(f"{METADATA}: {value[:80]!r} is no value") from error
+    return inside
+
+
+def _texts(value: bytes | None) -> list[str]:
+    """The texts in one of BuildKit's values."""
+    inside = _value(value)
     texts = inside if isinstance(inside, list) else [inside]
     return [text for text in texts if isinstance(text, str) and text]

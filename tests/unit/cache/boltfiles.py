@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 
 SIZE = 4096
 LEAF, BRANCH, META, FREELIST = 2, 1, 4, 16
@@ -64,21 +65,21 @@ def database(*content: bytes, root: int = 3, free: int = 2, end: int | None = No
     )
 
 
-def records(*rows: dict[str, str]) -> bytes:
+def records(*rows: Mapping[str, str | bool]) -> bytes:
     """A metadata_v2.db with a record for each row: its ``id``, and fields without "cache.", but for
     "cache-dir".
     """
     entries: list[Entry] = []
-    for row in sorted(rows, key=lambda row: row["id"]):
+    for row in sorted(rows, key=lambda row: str(row["id"])):
         fields: list[Entry] = [
             (
                 field.encode() if field == "cache-dir" else f"cache.{field}".encode(),
-                json.dumps({"value": text}).encode(),
+                json.dumps({"value": value}).encode(),
             )
-            for field, text in sorted(row.items())
+            for field, value in sorted(row.items())
             if field != "id"
         ]
-        entries.append((row["id"].encode(), inline(fields), 1))
+        entries.append((str(row["id"]).encode(), inline(fields), 1))
     return metadata(entries)
 
 

@@ -1,4 +1,4 @@
-"""Room for the databases on a disk."""
+"""What the databases say, and room for them on a disk."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from buildsvc.cache.records import METADATA
 from sidecar import databases
+from tests.unit.cache.boltfiles import records
 
 
 def laid(root: Path, size: int) -> list[Path]:
@@ -36,3 +37,13 @@ def test_a_disk_without_that_room_is_an_error(
     monkeypatch.setattr(databases, "_MARGIN", 1 << 50)
     with pytest.raises(OSError, match=r"cache\.db"):
         databases.reserve(tmp_path)
+
+
+def test_a_local_context_counts_until_it_is_deleted(tmp_path: Path) -> None:
+    path = tmp_path / METADATA
+    path.parent.mkdir(parents=True)
+    context = {"id": "one", "recordType": "source.local"}
+    path.write_bytes(records(context, {"id": "two", "recordType": "regular"}))
+    assert databases.local_contexts(tmp_path) == 1
+    path.write_bytes(records({**context, "deleted": True}))
+    assert databases.local_contexts(tmp_path) == 0
