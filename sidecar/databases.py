@@ -9,6 +9,7 @@ import shutil
 import stat
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -60,8 +61,9 @@ def reserve(root: Path) -> None:
     Raises:
         OSError: there is no room.
     """
-    for name in _CHANGED_BY_BUILDS:
-        with (root / name).open("r+b") as file:
+    for path in (root / name for name in _CHANGED_BY_BUILDS):
+        # Whoever reads one that is missing says so.
+        with suppress(FileNotFoundError), path.open("r+b") as file:
             size = ctypes.c_int64(os.fstat(file.fileno()).st_size + _MARGIN)
             start = ctypes.c_int64(0)
             if _libc.fallocate(file.fileno(), _FALLOC_FL_KEEP_SIZE, start, size) == 0:
@@ -69,7 +71,7 @@ def reserve(root: Path) -> None:
             number = ctypes.get_errno()
             # A file system that cannot do that.
             if number != errno.EOPNOTSUPP:
-                raise OSError(number, os.strerror(number), str(root / name))
+                raise OSError(number, os.strerror(number), str(path))
 
 
 def copy(root: Path, into: Path) -> int:

@@ -225,6 +225,8 @@ async def test_a_lost_root_is_replaced_by_an_empty_one(
     async with pod(directory / "one", *flags) as one:
         await one.build(changed)
         os.kill(one.agent(), signal.SIGKILL)
+        # Until then the daemon that is lost may take a client's connection with it.
+        await one.until(lambda state: state["epoch"] == 2)
         async with asyncio.timeout(ANSWERED_WITHIN):
             workers = await one.client("debug", "workers")
         assert workers.code == 0, workers.err
