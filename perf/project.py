@@ -1,126 +1,82 @@
-"""A project to build: copied, so that changing a line leaves the original alone."""
+"""A project to build: copied, so that changing it leaves the original alone."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 from perf.build import Job
-from perf.host import REPOSITORY, PerfError
-
-SAMPLE = REPOSITORY / "perf" / "sample"
-_OTHERS = REPOSITORY / "perf" / "scenarios"
-
-#: The file that is added where a user's own project names none to change.
-MARKER = "buildsvc-change.txt"
-
-_COMMENTS = {
-    **dict.fromkeys((".py", ".sh", ".rb", ".yaml", ".yml", ".toml", ".pl", ".r", ".tf"), "# {}"),
-    **dict.fromkeys((".c", ".h", ".cc", ".cpp", ".go", ".java", ".js", ".ts", ".rs"), "// {}"),
-    **dict.fromkeys((".kt", ".swift", ".scala", ".cs", ".php", ".dart"), "// {}"),
-    **dict.fromkeys((".html", ".xml", ".md", ".vue"), "<!-- {} -->"),
-    **dict.fromkeys((".css",), "/* {} */"),
-    **dict.fromkeys((".sql", ".lua", ".hs"), "-- {}"),
-}
-
-
-@dataclass(frozen=True)
-class Change:
-    """The one line that changes: ``pattern`` in ``file`` becomes ``line`` with the revision.
-
-    Without a pattern a comment is appended, or written anew.
-    """
-
-    file: str
-    pattern: str = ""
-    line: str = ""
-
-    def apply(self, context: Path, revision: int) -> None:
-        """Make the change number ``revision``. Raises PerfError when there is no such line."""
-        path = context / self.file
-        if not self.pattern:
-            _comment(path, revision)
-            return
-        text = path.read_text()
-        changed, count = re.subn(
-            self.pattern, lambda _: self.line.format(revision), text, count=1, flags=re.MULTILINE
-        )
-        if count != 1:
-            raise PerfError(f"{path}: no line matches {self.pattern!r}")
-        path.write_text(changed)
-
-
-def _comment(path: Path, revision: int) -> None:
-    form = _COMMENTS.get(path.suffix.lower(), "{}" if path.name == MARKER else "")
-    if not form:
-        raise PerfError(f"{path.name}: no comment can be written into this kind of file")
-    try:
-        text = path.read_text() if path.exists() else ""
-        kept = [line for line in text.splitlines() if "buildsvc revision" not in line]
-        comment = form.format(f"buildsvc revision {revision}")
-        path.write_text("\n".join([*kept, comment]) + "\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PerfError(f"cannot add a comment to {path}: {error}") from error
+from perf.change import MARKER, Change, Line
+from perf.host import PerfError
+from perf.scenario import SCENARIOS
 
 
 @dataclass(frozen=True)
 class Project:
-    """A working copy: what to build, and its one-line change."""
+    """A working copy: what to build, and what changes from revision to revision.
+
+    ``targets`` are the Dockerfile's where it makes several images, and empty where it makes one.
+    """
 
     name: str
     context: Path
     dockerfile: Path
     change: Change
     arguments: dict[str, str] = field(default_factory=dict)
+    targets: tuple[str, ...] = ()
 
     def revise(self, revision: int) -> None:
-        """Make the one-line change number ``revision``."""
+        """Make the change number ``revision``."""
         self.change.apply(self.context, revision)
+
+    def rebase(self, images: Mapping[str, str]) -> Self:
+        """Return it on other base images, each by its build argument (`Scenario.bases`)."""
+        return replace(self, arguments={**self.arguments, **images})
 
     def job(self, image: str, *, target: str = "", options: tuple[str, ...] = ()) -> Job:
         """Return how to build it in its present state."""
         return Job(self.context, self.dockerfile, image, self.arguments, target, options)
 
-
-@dataclass(frozen=True)
-class Scenario:
-    """A project of this repository and its one-line change."""
-
-    source: Path
-    change: Change
+    def jobs(self, repository: str, tag: str = "latest") -> tuple[Job, ...]:
+        """Return the builds of all its images; of several, each below ``repository``."""
+        if not self.targets:
+            return (self.job(f"{repository}:{tag}"),)
+        return tuple(self.job(f"{repository}/{name}:{tag}", target=name) for name in self.targets)
 
 
-SCENARIOS = {
-    "sample": Scenario(
-        SAMPLE,
-        Change(
-            "src/main.c",
-            r"^static const int revision = .*$",
-            "static const int revision = {};",
-        ),
-    ),
-    "smallfiles": Scenario(
-        _OTHERS / "smallfiles", Change("app/version", r"^revision .*$", "revision {}")
-    ),
-    "large": Scenario(
-        _OTHERS / "large", Change("src/revision.h", r"^#define REVISION .*$", "#define REVISION {}")
-    ),
-}
+def scenario(
+    name: str,
+    scratch: Path,
+    arguments: Mapping[str, str],
+    *,
+    change: str = "line",
+    mounts: bool = True,
+) -> Project:
+    """Return a working copy of a scenario.
 
-
-def scenario(name: str, scratch: Path, base: str) -> Project:
-    """Return a working copy of a scenario on a base image. Raises PerfError."""
+    ``arguments`` are build arguments: an image for each of `Scenario.bases`, and what else the
+    Dockerfile takes. Without ``mounts`` it is built by the Dockerfile for builders that have none.
+    Raises PerfError.
+    """
     if name not in SCENARIOS:
         raise PerfError(f"there is no scenario {name}; there are {', '.join(SCENARIOS)}")
     wanted = SCENARIOS[name]
+    if change not in wanted.changes:
+        raise PerfError(f"{name} has no change {change}; it has {', '.join(wanted.changes)}")
+    if missing := wanted.bases.keys() - arguments.keys():
+        raise PerfError(f"{name} needs a base image for {', '.join(sorted(missing))}")
     context = copy(wanted.source, scratch / name)
-    if name == "large":
-        # The same Python environment, locked once.
-        shutil.copy(SAMPLE / "requirements.txt", context)
-    return Project(name, context, context / "Dockerfile", wanted.change, {"BASE": base})
+    for file in wanted.shared:
+        shutil.copy(file, context)
+    dockerfile = context / ("Dockerfile" if mounts else "Dockerfile.plain")
+    if not dockerfile.is_file():
+        raise PerfError(f"{name} has no {dockerfile.name}")
+    changes = wanted.changes[change]
+    return Project(name, context, dockerfile, changes, dict(arguments), wanted.targets)
 
 
 def own(context: Path, dockerfile: Path | None, change: str, scratch: Path) -> Project:
@@ -140,7 +96,7 @@ def own(context: Path, dockerfile: Path | None, change: str, scratch: Path) -> P
     ignore = file.with_name(file.name + ".dockerignore")
     if ignore.is_file():
         shutil.copy(ignore, directory / ignore.name)
-    return Project("own", copied, directory / file.name, Change(change or MARKER))
+    return Project("own", copied, directory / file.name, Line(change or MARKER))
 
 
 def copy(source: Path, target: Path) -> Path:

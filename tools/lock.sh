@@ -17,3 +17,4 @@ lock() {
 lock requirements base
 lock requirements dev
 lock perf/sample requirements
+lock perf/scenarios/monorepo requirements

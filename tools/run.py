@@ -76,7 +76,7 @@ def _wanted(options: argparse.Namespace, scratch: Path) -> Wanted:
             raise host.PerfError("--dockerfile, --change and --program need --context")
 
         def sample(directory: Path, base_image: str) -> project.Project:
-            return project.scenario("sample", directory, base_image)
+            return project.scenario("sample", directory, {"BASE": base_image})
 
         return Wanted(sample, scratch, head_start=options.head_start)
     # Copied now: what is wrong with it shows before anything is started.

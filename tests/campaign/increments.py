@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perf.bench.site import KEY, Site, site
 from perf.build import Built
+from perf.change import Line
 from perf.generation import newest
 from perf.host import stored_bytes
 from perf.pod import publication_end
-from perf.project import Change, Project
-from perf.site import KEY, Site, site
+from perf.project import Project
 from perf.snapshotdiff import zstd_size
 from tests.campaign.points import Found, Part, Point, Scene
 
@@ -62,7 +63,7 @@ class Cache:
         )
         made = f" && head -c {self.artefact} /dev/urandom > /artefact" if self.artefact else ""
         (context / "Dockerfile").write_text(_DOCKERFILE.format(layers=layers, artefact=made))
-        change = Change("revision", r"^revision .*$", "revision {}")
+        change = Line("revision", r"^revision .*$", "revision {}")
         return Project("increments", context, context / "Dockerfile", change, {"BASE": base})
 
 

@@ -9,10 +9,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from perf.bench.site import Site, site
 from perf.build import Built, Job
+from perf.change import Line
 from perf.host import REPOSITORY, TOOLS, stored_bytes
-from perf.project import Change, Project
-from perf.site import Site, site
+from perf.project import Project
 from tests.campaign.points import Found, Part, Point, Scene
 
 UPLOADED = 0.10
@@ -69,7 +70,7 @@ def _project(scratch: Path, base: str) -> Project:
         shutil.copy(REPOSITORY / "tools" / "buildkit" / name, context)
     (context / "bump").touch()
     (context / "Dockerfile").write_text(_DOCKERFILE)
-    return Project("mounts", context, context / "Dockerfile", Change("bump"), {"BASE": base})
+    return Project("mounts", context, context / "Dockerfile", Line("bump"), {"BASE": base})
 
 
 def _measure(scene: Scene, bumps: int) -> Found:

@@ -2,40 +2,52 @@ from pathlib import Path
 
 import pytest
 
+from perf.change import MARKER
 from perf.host import PerfError
-from perf.project import MARKER, SCENARIOS, Change, own, scenario
+from perf.project import own, scenario
+from perf.scenario import SCENARIOS
 
-
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_each_scenario_changes_exactly_one_line(name: str, tmp_path: Path) -> None:
-    project = scenario(name, tmp_path, "base:1")
-    file = project.context / project.change.file
-    seen = []
-    for revision in (1, 2, 12):
-        project.revise(revision)
-        seen.append(file.read_text().splitlines())
-
-    for before, after in ((seen[0], seen[1]), (seen[1], seen[2])):
-        assert len(before) == len(after)
-        assert sum(old != new for old, new in zip(before, after, strict=True)) == 1
-    assert "12" in file.read_text()
-    assert project.arguments == {"BASE": "base:1"}
+_BASES = {"BASE": "base:1", "RUNTIME": "runtime:1"}
 
 
 def test_the_original_stays_as_it_is(tmp_path: Path) -> None:
     wanted = SCENARIOS["sample"]
-    original = (wanted.source / wanted.change.file).read_bytes()
+    original = (wanted.source / wanted.changes["line"].file).read_bytes()
 
-    scenario("sample", tmp_path, "b").revise(77)
+    scenario("sample", tmp_path, _BASES).revise(77)
 
-    assert (wanted.source / wanted.change.file).read_bytes() == original
+    assert (wanted.source / wanted.changes["line"].file).read_bytes() == original
 
 
-def test_a_missing_line_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text("x = 1\n")
+def test_a_scenario_that_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(PerfError, match="no scenario cobol"):
+        scenario("cobol", tmp_path, _BASES)
+    with pytest.raises(PerfError, match="no change dependency"):
+        scenario("sample", tmp_path, _BASES, change="dependency")
+    with pytest.raises(PerfError, match="needs a base image for RUNTIME"):
+        scenario("go", tmp_path, {"BASE": "base:1"})
+    with pytest.raises(PerfError, match=r"no Dockerfile\.plain"):
+        scenario("smallfiles", tmp_path, _BASES, mounts=False)
 
-    with pytest.raises(PerfError, match="no line matches"):
-        Change("a.py", "^y = ", "y = {}").apply(tmp_path, 1)
+
+def test_other_base_images(tmp_path: Path) -> None:
+    project = scenario("manyfiles", tmp_path, {"BASE": "base:1", "FILES": "400"}, change="base")
+
+    moved = project.rebase({"BASE": "base:2"})
+
+    assert moved.job("image").arguments == {"BASE": "base:2", "FILES": "400"}
+    assert project.arguments["BASE"] == "base:1"
+
+
+def test_one_image_or_one_for_each_target(tmp_path: Path) -> None:
+    one = scenario("go", tmp_path, _BASES, mounts=False)
+    several = scenario("monorepo", tmp_path, _BASES)
+
+    assert [job.image for job in one.jobs("host/side/go")] == ["host/side/go:latest"]
+    assert one.dockerfile == one.context / "Dockerfile.plain"
+    jobs = several.jobs("host/side", "3")
+    assert len(jobs) == 10
+    assert (jobs[0].image, jobs[0].target) == ("host/side/gateway:3", "gateway")
 
 
 def _context(tmp_path: Path) -> Path:
@@ -81,10 +93,3 @@ def test_own_project_that_is_wrong(tmp_path: Path) -> None:
         own(context, tmp_path / "no", "", tmp_path)
     with pytest.raises(PerfError, match="file to change"):
         own(context, None, "src/b.go", tmp_path)
-
-
-def test_a_file_without_comments_cannot_be_changed(tmp_path: Path) -> None:
-    (tmp_path / "data.bin").write_bytes(b"\xff\xfe")
-
-    with pytest.raises(PerfError, match="no comment"):
-        Change("data.bin").apply(tmp_path, 1)
