@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Builds every Go module below tools/ into one directory and prints its path: the programs that its go.mod names as
-# tools, and its own tests as MODULE.test.
+# build.sh [path]          Builds every Go module of tools/ into one directory and prints its path: the programs that its
+#                          go.mod names as tools, and its own tests as MODULE.test. `path`: prints it, built or not.
+# build.sh peers [path]    The same for tools/peers/, which only the comparison needs.
+#
 # The directory is named after the content of the modules: nothing is built twice, and an old checkout still finds its
 # own versions.
 set -euo pipefail
@@ -8,11 +10,15 @@ set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/env.sh"
 umask 022
 
-cd "$tree/tools"
+modules=tools current=$BUILDSVC_TOOLS/bin/current minutes=ten
+if [[ ${1:-} == peers ]]; then
+  modules=tools/peers current+=-peers minutes=fifteen
+  shift
+fi
+cd "$tree/$modules"
 shopt -s nullglob
-key=$(content_key build.sh ./*/go.mod ./*/go.sum ./*/*.go)
+key=$(content_key "$tree/tools/build.sh" ./*/go.mod ./*/go.sum ./*/*.go)
 target=$BUILDSVC_TOOLS/bin/$key
-current=$BUILDSVC_TOOLS/bin/current
 
 build() {
   local out=$1 module ldflags version
@@ -43,7 +49,7 @@ mkdir -p "$BUILDSVC_TOOLS/bin"
 exec 9>"$BUILDSVC_TOOLS/bin/.lock"
 flock 9
 if [[ ! -d $target ]]; then
-  say "with an empty cache this takes about ten minutes on two cores"
+  say "with an empty cache this takes about $minutes minutes on two cores"
   part=$(mktemp -d "$BUILDSVC_TOOLS/bin/.part.XXXXXX")
   trap 'rm -rf -- "$part"' EXIT
   build "$part"

@@ -1,4 +1,6 @@
 #!/usr/bin/env bash
+# setup-system.sh [perf]     perf: with the packages that only the comparison needs
+#
 # Prepares a Debian machine: packages, the device that slirp4netns needs, a user who can run rootless BuildKit.
 # Changes only what is missing, and says what. Uses sudo for an ordinary user.
 set -euo pipefail
@@ -11,6 +13,8 @@ packages=(
   busybox-static docker-registry iproute2 iputils-ping mmdebstrap python3-dev python3-venv
   runc slirp4netns uidmap util-linux zstd
 )
+# A peer of the comparison, and what carries another one's cache.
+perf_packages=(buildah curl)
 
 install_packages() {
   local missing=() name had_registry=yes
@@ -86,6 +90,11 @@ allow_user_namespaces() {
   done
 }
 
+case "${1:-}" in
+  "") ;;
+  perf) packages+=("${perf_packages[@]}") ;;
+  *) die "usage: setup-system.sh [perf]" ;;
+esac
 type -P apt-get >/dev/null || die "this script knows Debian and its relatives only; docs/dependencies.md lists what is needed"
 install_packages
 user=$(rootless_user)
