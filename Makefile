@@ -16,10 +16,10 @@ STEPS ?=
 QUICK ?=
 OUTPUT ?=
 
-.PHONY: help setup system tools venv proto images test lint fmt run bench campaign wheel lock clean
+.PHONY: help setup system tools venv proto images toolchains test lint fmt run bench peers perf perf-quick campaign wheel lock clean
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: system tools venv proto images ## prepare the machine: 12 minutes the first time, then 1 second
 
@@ -36,6 +36,9 @@ venv: system
 images: system
 	@tools/base-image.sh busybox >/dev/null
 	@tools/base-image.sh debian >/dev/null
+
+toolchains: venv images ## base images with Go, Node and Maven, for the comparison: 4 minutes the first time
+	@for kind in golang node maven; do tools/base-image.sh "$$kind" >/dev/null; done
 
 proto: buildsvc/_proto/__init__.py ## compile proto/ into buildsvc/_proto: 1 second
 
@@ -60,6 +63,16 @@ run: setup ## cold build, publish, change a line, build in a fresh pod: 5 minute
 bench: setup ## the comparison with a warm daemon and with BuildKit's own cache: about two hours
 	@echo "make: measuring; leave the machine alone meanwhile"
 	@tools/as-builder python -m perf.bench
+
+peers: toolchains
+	@tools/setup-system.sh perf
+	@tools/build.sh peers >/dev/null
+
+perf: peers ## the comparison with Kaniko, Docker-in-Docker, Buildah and BuildKit's caches: hours (OUTPUT=FILE goes on with it)
+	@tools/as-builder python -m perf run $(if $(OUTPUT),--output '$(abspath $(OUTPUT))')
+
+perf-quick: peers ## the same on one project, two rounds: 15 minutes; the peers themselves are built before, once
+	@tools/as-builder python -m perf run --quick $(if $(OUTPUT),--output '$(abspath $(OUTPUT))')
 
 campaign: setup ## what the cache engine claims, tried for hours (QUICK=1, POINTS="3 5", STEPS=N, OUTPUT=FILE)
 	@tools/as-builder python -m tests.campaign run $(if $(QUICK),--quick) $(foreach point,$(POINTS),--point '$(point)') $(if $(STEPS),--steps '$(STEPS)') $(if $(OUTPUT),--output '$(abspath $(OUTPUT))')

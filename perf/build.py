@@ -89,7 +89,7 @@ def _seconds(stamp: str) -> float:
 
 @dataclass(frozen=True)
 class Job:
-    """What to build. ``image`` is pushed when it is not empty."""
+    """What to build. ``image`` is pushed when it is not empty, ``form`` says how it is stored."""
 
     context: Path
     dockerfile: Path
@@ -97,6 +97,8 @@ class Job:
     arguments: dict[str, str] = field(default_factory=dict)
     target: str = ""
     options: tuple[str, ...] = ()
+    #: Further attributes of BuildKit's image exporter, such as ``compression=zstd``.
+    form: str = ""
 
     def command(self, client: Sequence[str], metadata: Path) -> list[str]:
         """The command line; ``client`` is ``buildctl`` and how it reaches the daemon."""
@@ -111,7 +113,8 @@ class Job:
         if self.target:
             argv.append(f"--opt=target={self.target}")
         if self.image:
-            argv.append(f"--output=type=image,name={self.image},push=true")
+            form = f",{self.form}" if self.form else ""
+            argv.append(f"--output=type=image,name={self.image},push=true{form}")
         return [*argv, *self.options]
 
 
@@ -184,5 +187,5 @@ def _failure(
     said = progress.output.decode(errors="replace").splitlines()[-15:]
     own = [line.rstrip() for line in text if not line.startswith("{")][-5:]
     return "\n".join(
-        [f"buildctl exited with {status} ({log})", " ".join(command), *said, *errors, *own]
+        [f"the build exited with {status} ({log})", " ".join(command), *said, *errors, *own]
     )

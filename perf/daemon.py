@@ -96,10 +96,13 @@ class Daemon:
                 raise PerfError(f"no answer in {within:g} s: {done.stderr.decode()}")
             time.sleep(0.05)
 
-    def build(self, job: Job) -> Built:
-        """Build and remember the processor time that it took. Raises PerfError."""
+    def build(self, job: Job, client: Sequence[str] = ()) -> Built:
+        """Build and remember the processor time that it took. Raises PerfError.
+
+        ``client`` is another one than its own.
+        """
         before = cpu_by_role(self.pid)
-        built = build(job, self.client(), self.base)
+        built = build(job, client or self.client(), self.base)
         after = cpu_by_role(self.pid)
         self.build_cpu = {name: round(after[name] - before.get(name, 0.0), 2) for name in after}
         return built

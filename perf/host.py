@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import platform
 import shutil
@@ -71,6 +72,11 @@ def scratch_base(chosen: Path | None = None, room: int = ROOM) -> Path:
     memory = Path("/dev/shm")
     if os.access(memory, os.W_OK) and free_bytes(memory) >= room:
         return memory
+    return disk()
+
+
+def disk() -> Path:
+    """Return the directory for temporary files."""
     return Path(tempfile.gettempdir())
 
 
@@ -186,6 +192,20 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         "load": os.getloadavg(),
     }
+
+
+def revision() -> str:
+    """Return the commit that is measured, marked if files were changed since."""
+    argv = ["git", "-c", "safe.directory=*", "describe", "--always", "--dirty"]
+    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def write_json(path: Path, content: object) -> None:
+    """Replace a file, whole."""
+    draft = path.with_name(path.name + ".new")
+    draft.write_text(json.dumps(content, indent=1) + "\n")
+    draft.replace(path)
 
 
 def versions() -> dict[str, str]:

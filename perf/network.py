@@ -30,7 +30,7 @@ _BUILDERS, _SERVICES = "198.18.0.1", "198.18.0.2"
 _MAKE = f"""\
 set -eu
 rm /etc/subuid /etc/subgid
-echo root:1:60000 | tee /etc/subuid > /etc/subgid
+echo root:1:65536 | tee /etc/subuid > /etc/subgid
 ip link set lo up
 own=$(readlink /proc/self/ns/net)
 unshare --net setpriv --pdeathsig=KILL sleep infinity &
@@ -104,6 +104,8 @@ class Network:
 
     builders: tuple[str, ...]
     services: tuple[str, ...]
+    #: As ``services``, for a command that builders run.
+    services_from_builders: tuple[str, ...]
     #: Where builders reach what listens at the other end.
     address: str = _SERVICES
 
@@ -129,7 +131,8 @@ def network(link: Link) -> Iterator[Network]:
             said = process.stdout.readline().split() if ready else []
             if len(said) != 2:
                 raise PerfError(f"the network {link.name} cannot be made here")
-            yield Network(_enter(said[0]), _enter(said[1]))
+            there = ("nsenter", "--net", f"--target={said[1]}", "--")
+            yield Network(_enter(said[0]), _enter(said[1]), there)
         finally:
             # It waits for the end of its input.
             process.stdin.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from perf.daemon import Daemon
@@ -33,16 +34,28 @@ exec "$@"
 
 
 class StockDaemon(Daemon):
-    """buildkitd as rootless users run it today. Warm when it is kept, fresh when it is new."""
+    """buildkitd as rootless users run it today. Warm when it is kept, fresh when it is new.
 
-    def __init__(self, base: Path, config: Path) -> None:
+    ``own``: RUN steps have a network of their own where that works here, as in a pod of ours;
+    without it they have the daemon's. ``added``: variables for its environment.
+    """
+
+    def __init__(
+        self, base: Path, config: Path, *, own: bool = True, added: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(base, f"unix://{base}/buildkitd.sock")
         self._config = config
+        self._own = own
+        self._added = added or {}
+
+    def environment(self) -> Mapping[str, str]:
+        """Its own and what is added."""
+        return {**super().environment(), **self._added}
 
     def command(self) -> list[str]:
         """Start it in rootlesskit, the snapshotter named so that nothing is guessed."""
         root = f"{self.base}/root"
-        network = _OWN_NETWORK if own_network() else ("--net=host",)
+        network = _OWN_NETWORK if self._own and own_network() else ("--net=host",)
         wrapper = ["sh", "-c", _ON_TMPFS, "sh", root] if file_system(self.base) == "tmpfs" else []
         return [
             *(program("rootlesskit"), f"--state-dir={self.base}/rootlesskit", *network, *_COPIES),

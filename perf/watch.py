@@ -95,10 +95,12 @@ def role(command: str) -> str:
 
 @dataclass
 class Memory:
-    """Peaks in bytes: ``together`` of sidecar and agent at one moment, ``roles`` of any one
-    process of a role, as seen in samples; ``high_water`` as the kernel saw it (VmHWM).
+    """Peaks in bytes: ``all`` of everything, ``together`` of sidecar and agent at one moment,
+    ``roles`` of any one process of a role, as seen in samples; ``high_water`` as the kernel saw
+    it (VmHWM).
     """
 
+    all: int = 0
     together: int = 0
     roles: dict[str, int] = field(default_factory=dict)
     high_water: dict[str, int] = field(default_factory=dict)
@@ -110,6 +112,7 @@ class Memory:
             self.high_water[name] = max(self.high_water.get(name, 0), high)
         pair = sum(resident for name, resident, _ in sample if name in {"sidecar", "agent"})
         self.together = max(self.together, pair)
+        self.all = max(self.all, sum(resident for _, resident, _ in sample))
 
 
 def memory_of(pid: int) -> tuple[str, int, int] | None:

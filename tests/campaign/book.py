@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -66,9 +65,7 @@ class Book:
 
     def write(self) -> None:
         """Replace the file."""
-        draft = self.path.with_name(self.path.name + ".new")
-        draft.write_text(json.dumps(self.content, indent=1) + "\n")
-        draft.replace(self.path)
+        host.write_json(self.path, self.content)
 
 
 def new_book(path: Path, seed: str) -> Book:
@@ -76,7 +73,7 @@ def new_book(path: Path, seed: str) -> Book:
     content = {
         "unix": time.time(),
         "command": [sys.executable, *sys.orig_argv[1:]],
-        "revision": revision(),
+        "revision": host.revision(),
         "machine": host.machine(),
         "seed": seed,
         "points": {},
@@ -87,18 +84,11 @@ def new_book(path: Path, seed: str) -> Book:
 def open_book(path: Path) -> Book:
     """Go on with a campaign. Raises CampaignError if it was begun with other code."""
     content = json.loads(path.read_text())
-    if content["revision"] != revision():
+    if content["revision"] != (now := host.revision()):
         raise CampaignError(
-            f"{path} was begun at {content['revision']}, this is {revision()}: begin another file"
+            f"{path} was begun at {content['revision']}, this is {now}: begin another file"
         )
     return Book(path, content)
-
-
-def revision() -> str:
-    """Return the commit that is tried, marked if files were changed since."""
-    argv = ["git", "-c", "safe.directory=*", "describe", "--always", "--dirty"]
-    done = subprocess.run(argv, cwd=host.REPOSITORY, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 def verdict(entries: Iterable[Entry]) -> int:

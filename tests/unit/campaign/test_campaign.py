@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaign import book as books
+from perf import host
 from tests.campaign.__main__ import POINTS
 from tests.campaign.book import Book, new_book, open_book
 from tests.campaign.children import run_all, shares
@@ -135,7 +135,7 @@ def test_it_does_not_go_on_with_something_else(
     campaign.run(point(a=fine))
     with pytest.raises(CampaignError, match="9 steps, not 8"):
         campaign.run(point(a=fine), steps=8)
-    monkeypatch.setattr(books, "revision", lambda: "another")
+    monkeypatch.setattr(host, "revision", lambda: "another")
     with pytest.raises(CampaignError, match="this is another"):
         campaign.run(point(a=fine))
 

@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from perf.limits import checks
-from perf.report import print_report
-from perf.rounds import Measured, turned
+from perf.bench.limits import checks
+from perf.bench.report import print_report
+from perf.bench.rounds import Measured, turned
 
 _MET: dict[str, dict[str, Any]] = {
     "warm": {"seconds": 2.0},

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from perf import sides
-from perf.sides import Record
-from perf.site import Site
+from perf.bench import sides
+from perf.bench.sides import Record
+from perf.bench.site import Site
 
 
 @dataclass(frozen=True)

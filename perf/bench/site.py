@@ -85,7 +85,7 @@ def site(name: str, scratch: Path) -> Iterator[Site]:
         images.stop()
         images.save()
         images.start()
-        place = Site(scratch, images, config, scenario(name, scratch, base), stores)
+        place = Site(scratch, images, config, scenario(name, scratch, {"BASE": base}), stores)
         try:
             yield place
         finally:

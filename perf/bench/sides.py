@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from perf.bench.site import KEY, Site
 from perf.build import Built
 from perf.generation import Published, newest
 from perf.host import PerfError, stored_bytes
 from perf.peer import StockDaemon, export_cache, import_cache
 from perf.pod import Pod, fetched, publication_end
-from perf.site import KEY, Site
 from perf.snapshotdiff import zstd_size
 
 Record = dict[str, Any]

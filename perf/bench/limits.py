@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from perf import stats
-from perf.rounds import Measured
+from perf.bench.rounds import Measured
 
 #: A pod with a head start may take this times the warm daemon, or so many seconds more.
 HEAD_START_RATIO, HEAD_START_SECONDS = 1.1, 0.3

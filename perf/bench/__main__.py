@@ -3,7 +3,7 @@
     python -m perf.bench run [--quick] [--scenario NAME]… [--rounds N] [--output FILE]
     python -m perf.bench report FILE
 
-Exits with 1 when a figure misses its limit (perf/limits.py), with 2 when a side failed.
+Exits with 1 when a figure misses its limit (perf/bench/limits.py), with 2 when a side failed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from perf import host
+from perf.bench.report import print_report
+from perf.bench.rounds import Measured, Plan, Rounds
+from perf.bench.site import site
 from perf.commandline import add_places, new_output, parser, run_rootless
-from perf.project import SCENARIOS
-from perf.report import print_report
-from perf.rounds import Measured, Plan, Rounds
-from perf.site import site
 
 #: Free bytes that a scenario needs: roots of several daemons, store and registry.
 ROOM = {"sample": 12 << 30, "smallfiles": 4 << 30, "large": 20 << 30}
@@ -50,7 +49,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     run.add_argument(
         "--scenario",
         action="append",
-        choices=list(SCENARIOS),
+        choices=list(ROOM),
         help="default: all",
     )
     run.add_argument("--rounds", type=int, help="of one-line changes; default: 10")
@@ -79,7 +78,7 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 def _run(options: argparse.Namespace) -> int:
     plan = _plan(options)
-    names: list[str] = options.scenario or (["sample"] if options.quick else list(SCENARIOS))
+    names: list[str] = options.scenario or (["sample"] if options.quick else list(ROOM))
     output = options.output or new_output("bench")
     book = _Book(output, plan)
     for name in names:
@@ -113,9 +112,7 @@ class _Book:
         self._write()
 
     def _write(self) -> None:
-        draft = self._path.with_name(self._path.name + ".new")
-        draft.write_text(json.dumps(self.content, indent=1) + "\n")
-        draft.replace(self._path)
+        host.write_json(self._path, self.content)
 
 
 if __name__ == "__main__":

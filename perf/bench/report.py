@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from perf import stats
-from perf.limits import Check, checks
-from perf.rounds import Measured
+from perf.bench.limits import Check, checks
+from perf.bench.rounds import Measured
 
 _SIDES = {
     "cold-stock": "cold: stock buildkitd",

@@ -1,0 +1,1 @@
+"""buildsvc beside its peers, on networks like those of a cloud: `make perf`."""

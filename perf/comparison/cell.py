@@ -1,0 +1,122 @@
+"""Compares peers on one scenario, on the builders' side of a network.
+
+    python -m perf.comparison.cell JSON
+
+`perf.comparison.measure` starts it there, tells it in JSON what to measure (`Task`), and reads a
+record a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from perf.comparison.peers.contract import Peer, Record
+from perf.comparison.peers.table import peers_of
+from perf.comparison.place import Place, Wanted, opened
+from perf.host import PerfError
+
+Emit = Callable[[Record], None]
+
+
+class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to measure. ``done`` says which rounds of which peers there are records of."""
+
+    scenario: str
+    peers: list[str]
+    rounds: int
+    #: An empty directory.
+    scratch: str
+    #: What a command begins with that is to run at the services' end, and its address.
+    services: list[str]
+    address: str
+    #: What changes from build to build, and whether RUN steps have cache mounts.
+    change: str = "line"
+    mounts: bool = True
+    done: dict[str, list[int]] = {}
+
+    def wanted(self) -> Wanted:
+        """Return what the place must have."""
+        # No peer shares its cache with more than two others, and all settle once.
+        revisions = 3 * (self.rounds + 1) if self.change == "base" else 0
+        return Wanted(self.scenario, self.change, self.mounts, revisions)
+
+    def missing(self, peer: str) -> list[int]:
+        """Return the rounds of a peer that are still to be measured."""
+        return [number for number in range(self.rounds) if number not in self.done.get(peer, [])]
+
+
+class Cell:
+    """One comparison: caches are filled, then the peers take turns."""
+
+    def __init__(self, place: Place, task: Task, emit: Emit) -> None:
+        self._place = place
+        self._task = task
+        self._emit = emit
+
+    def run(self) -> None:
+        """Measure what is missing. Raises PerfError when a peer fails."""
+        wanted = [name for name in self._task.peers if self._task.missing(name)]
+        peers = peers_of(self._place, wanted)
+        try:
+            for peer in peers:
+                self._one(peer, "first", 0, peer.first)
+            for peer in peers:
+                if not peer.cold:
+                    # So that there is a trace, and that no layer is still to be pushed.
+                    self._change(peer)
+                    self._one(peer, "settle", 0, peer.again)
+            for number in range(self._task.rounds):
+                for peer in _turned(peers, number):
+                    if number in self._task.missing(peer.name):
+                        self._change(peer)
+                        self._one(peer, "again", number, peer.again)
+        finally:
+            for peer in peers:
+                peer.close()
+
+    def _change(self, peer: Peer) -> None:
+        self._place.revise(peer.family)
+
+    def _one(self, peer: Peer, kind: str, number: int, measure: Callable[[], Record]) -> None:
+        self._place.images.use(peer.family, empty=peer.cold)
+        load, began = os.getloadavg(), time.time()
+        record = measure()
+        if record:
+            about = {"peer": peer.name, "kind": kind, "round": number}
+            self._emit(about | {"began_unix": began, "load_before": load} | record)
+
+
+def _turned(peers: Sequence[Peer], number: int) -> Sequence[Peer]:
+    first = number % len(peers)
+    return [*peers[first:], *peers[:first]]
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit code."""
+    task = msgspec.json.decode(argv[0], type=Task)
+    os.environ["BUILDSVC_REGISTRY_ADDRESS"] = task.address
+
+    def emit(record: Mapping[str, Any]) -> None:
+        sys.stdout.write(json.dumps(record) + "\n")
+        sys.stdout.flush()
+
+    services = tuple(task.services)
+    try:
+        with opened(task.wanted(), Path(task.scratch), services, task.address) as place:
+            Cell(place, task, emit).run()
+    except PerfError as error:
+        print(f"perf: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,127 @@
+"""What is compared: cells of peers that take turns, and how long each takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from perf.comparison.names import PEERS, SCENARIOS
+from perf.network import LINKS
+
+CHANGES = ("line", "dependency", "dockerfile", "nothing", "base")
+
+_COLD_S: Mapping[str, float] = {
+    "python": 85, "go": 60, "node": 60, "java": 70, "monorepo": 90, "manyfiles": 150,
+}  # fmt: skip
+"""Seconds of a cold build on two cores, for the estimate of the whole."""
+
+_SHARES: Mapping[str, tuple[float, float, float]] = {
+    "buildsvc-first": (0.0, 1.1, 5.0),
+    "buildsvc-0s": (1.2, 0.05, 5.0),
+    "buildsvc-5s": (0.0, 0.05, 9.0),
+    "buildsvc-20s": (0.0, 0.05, 24.0),
+    "warm": (1.0, 0.03, 1.0),
+    "buildkit-cold": (0.0, 1.0, 3.0),
+    "buildkit-registry-zstd": (1.4, 0.25, 3.0),
+    "buildkit-registry-gzip": (1.6, 0.25, 3.0),
+    "buildkit-inline": (1.1, 0.6, 3.0),
+    "buildkit-local": (1.4, 0.3, 3.0),
+    "buildkit-s3-zstd": (1.5, 0.25, 3.0),
+    "buildkit-s3-gzip": (1.6, 0.25, 3.0),
+    "kaniko": (1.5, 0.9, 3.0),
+    "dind-cold": (0.0, 1.1, 5.0),
+    "dind-cache-from": (1.5, 0.4, 5.0),
+    "dind-kept": (1.1, 0.1, 5.0),
+    "buildah": (1.3, 0.8, 3.0),
+}
+"""For the estimate: of a cold build the first one and each round, and seconds beside each round."""
+
+#: The best of each kind: those whose every build is a cold one would take hours more.
+_FEW = ("buildsvc-0s", "buildsvc-20s", "warm", "buildkit-registry-zstd", "dind-cache-from")
+#: Two scenarios on which every axis is varied alone.
+_VARIED = ("python", "go")
+#: Those that build with cache mounts, or without.
+_KNOW_MOUNTS = ("buildsvc-0s", "buildsvc-20s", "warm", "buildkit-cold", "buildkit-registry-zstd")
+_SETUP_S = 45.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Peers that take turns at one change of one scenario on one network."""
+
+    scenario: str
+    peers: tuple[str, ...] = PEERS
+    rounds: int = 5
+    axis: str = "base"
+    change: str = "line"
+    network: str = "1gbit-1ms"
+    medium: str = "tmpfs"
+    mounts: bool = True
+
+    @property
+    def name(self) -> str:
+        """What the results call it."""
+        mounts = "" if self.mounts else " without-mounts"
+        return f"{self.scenario} {self.change} {self.network} {self.medium}{mounts}"
+
+    def about(self) -> dict[str, object]:
+        """For the results."""
+        return {
+            "axis": self.axis,
+            "scenario": self.scenario,
+            "change": self.change,
+            "network": self.network,
+            "medium": self.medium,
+            "mounts": self.mounts,
+        }
+
+    def seconds(self, done: Mapping[str, Sequence[int]]) -> float:
+        """Reckon how long what is missing takes."""
+        cold = _COLD_S[self.scenario]
+        total = 0.0
+        for peer in self.peers:
+            rounds = self.rounds - len(done.get(peer, ()))
+            if rounds:
+                first, each, beside = _SHARES[peer]
+                settle = 1 if first else 0
+                total += cold * first + (rounds + settle) * (cold * each + beside)
+        return total + _SETUP_S if total else 0.0
+
+
+def matrix() -> list[Cell]:
+    """Return every cell: the base, and each other axis alone on two scenarios."""
+    cells = [Cell(name) for name in SCENARIOS]
+    for name in _VARIED:
+        one = Cell(name, _FEW, rounds=3)
+        cells += [replace(one, axis="change", change=c) for c in CHANGES if c != one.change]
+        cells += [replace(one, axis="network", network=n) for n in LINKS if n != one.network]
+        cells.append(replace(one, axis="medium", medium="disk"))
+        cells.append(replace(one, axis="mounts", mounts=False, peers=_KNOW_MOUNTS))
+    return cells
+
+
+def quick() -> list[Cell]:
+    """Return what shows the same in a quarter of an hour."""
+    peers = (
+        "buildsvc-0s", "buildsvc-20s", "warm", "buildkit-registry-zstd", "kaniko",
+        "dind-cache-from",
+    )  # fmt: skip
+    return [Cell("go", peers, rounds=2)]
+
+
+def chosen(
+    cells: Iterable[Cell],
+    *,
+    axes: Sequence[str] = (),
+    scenarios: Sequence[str] = (),
+    peers: Sequence[str] = (),
+    rounds: int = 0,
+) -> list[Cell]:
+    """Return those cells that were asked for, with as many rounds; all where nothing was."""
+    found = []
+    for cell in cells:
+        kept = tuple(peer for peer in cell.peers if not peers or peer in peers)
+        wanted = (not axes or cell.axis in axes) and (not scenarios or cell.scenario in scenarios)
+        if kept and wanted:
+            found.append(replace(cell, peers=kept, rounds=rounds or cell.rounds))
+    return found

@@ -1,0 +1,55 @@
+"""A comparison's file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from perf import host
+from perf.comparison import book
+from perf.comparison.matrix import Cell
+from perf.host import PerfError
+
+CELL = Cell("go", ("warm",), rounds=2)
+LINK = {"round_trip_ms": 1.0, "mbit": 950.0}
+
+
+@pytest.fixture(autouse=True)
+def about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "versions", dict)
+    monkeypatch.setattr(host, "revision", lambda: "one")
+
+
+def record(kind: str, number: int) -> book.Record:
+    return {"peer": "warm", "kind": kind, "round": number}
+
+
+def test_it_goes_on_with_what_is_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    first = book.opened(path)
+    first.begin(CELL, LINK)
+    first.save(CELL, record("first", 0))
+    first.save(CELL, record("again", 0))
+    second = book.opened(path)
+    assert second.done(CELL) == {"warm": [0]}
+    second.begin(CELL, LINK)
+    second.save(CELL, record("again", 1))
+    cell = book.read(path)["cells"][CELL.name]
+    assert (cell["scenario"], cell["link"], len(cell["records"])) == ("go", LINK, 3)
+    assert book.opened(path).done(Cell("node")) == {}
+
+
+def test_other_code_does_not_go_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    book.opened(tmp_path / "results.json")
+    monkeypatch.setattr(host, "revision", lambda: "two")
+    with pytest.raises(PerfError, match="was begun at one, this is two"):
+        book.opened(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+def test_a_file_of_something_else(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(PerfError, match="is not a comparison's results"):
+        book.opened(path)

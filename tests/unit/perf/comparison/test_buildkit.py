@@ -1,0 +1,81 @@
+"""What BuildKit is told about its caches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from perf.change import Line
+from perf.comparison.peers.buildkit import S3, BuildKit, Caches, Inline, Registry
+from perf.comparison.place import Bucket, Place
+from perf.project import Project
+
+_SECRET = "not to be shown"
+
+
+@pytest.fixture
+def place() -> Place:
+    """A place without services."""
+    bucket = Bucket(
+        Path("/s3/data/cache"), "cache", "http://s3", {"AWS_SECRET_ACCESS_KEY": _SECRET}
+    )
+    project = Project("go", Path("/context"), Path("/context/Dockerfile"), Line("main.go"))
+    images = SimpleNamespace(host="registry")
+    return cast("Place", SimpleNamespace(project=project, images=images, bucket=lambda: bucket))
+
+
+def _told(peer: BuildKit, *, first: bool) -> list[str]:
+    argv = peer.job(first=first).command(["buildctl"], Path("/metadata"))
+    return [word for word in argv if word.startswith(("--output", "--export", "--import"))]
+
+
+def test_image_and_cache_have_the_same_compression(place: Place) -> None:
+    peer = Registry(place, "zstd")
+    cache = "type=registry,ref=registry/cache/go:latest"
+    image = "--output=type=image,name=registry/built/go:latest,push=true,compression=zstd"
+
+    assert _told(peer, first=True) == [
+        image,
+        f"--export-cache={cache},mode=max,compression=zstd,force-compression=true",
+    ]
+    assert _told(peer, first=False) == [image, f"--import-cache={cache}"]
+
+
+def test_a_rebuilt_image_says_again_what_it_was_made_of(place: Place) -> None:
+    peer = Inline(place, "buildkit-inline")
+
+    assert _told(peer, first=False) == [
+        "--output=type=image,name=registry/built/go:latest,push=true",
+        "--export-cache=type=inline",
+        "--import-cache=type=registry,ref=registry/built/go:latest",
+    ]
+
+
+def test_credentials_of_s3_are_the_daemons_alone(place: Place) -> None:
+    peer = S3(place, "gzip")
+    where = "type=s3,region=us-east-1,bucket=cache,prefix=buildkit-s3-gzip/,name=go"
+    how = "endpoint_url=http://s3,use_path_style=true"
+
+    assert peer.caches("", first=True) == Caches(written=f"{where},{how},mode=max")
+    assert peer.caches("", first=False) == Caches(read=f"{where},{how}")
+    assert peer.credentials() == {"AWS_SECRET_ACCESS_KEY": _SECRET}
+    assert _SECRET not in repr(place.bucket())
+
+
+def test_several_images_are_baked_each_with_a_cache_of_its_own(place: Place) -> None:
+    project = replace(place.project, targets=("one", "two"), arguments={"BASE": "b:1"})
+    place = cast("Place", SimpleNamespace(**{**vars(place), "project": project}))
+    argv = Registry(place, "zstd").job().command(["buildx"], Path("/metadata"))
+
+    assert argv[:2] == ["env", "--chdir=/context"]
+    variables = {"REGISTRY=registry/built/go", "TAG=latest", "DOCKERFILE=Dockerfile", "BASE=b:1"}
+    assert variables <= set(argv)
+    assert argv[argv.index("buildx") + 1] == "bake"
+    assert [word for word in argv if "cache" in word] == [
+        f"--set={name}.cache-from=type=registry,ref=registry/cache/go/{name}:latest"
+        for name in ("one", "two")
+    ]

@@ -1,0 +1,55 @@
+"""What is compared, and how long it takes."""
+
+from __future__ import annotations
+
+from perf.comparison.matrix import Cell, chosen, matrix, quick
+from perf.comparison.names import PEERS, SCENARIOS
+from perf.comparison.peers import table
+
+
+def test_the_base_is_every_peer_on_every_scenario_at_least_five_times() -> None:
+    base = [cell for cell in matrix() if cell.axis == "base"]
+    assert [cell.scenario for cell in base] == list(SCENARIOS)
+    for cell in base:
+        assert cell.peers == PEERS
+        assert cell.rounds >= 5
+        assert (cell.change, cell.network, cell.medium) == ("line", "1gbit-1ms", "tmpfs")
+
+
+def test_every_other_axis_is_varied_alone_on_two_scenarios() -> None:
+    base = matrix()[0].about()
+    others = [cell for cell in matrix() if cell.axis != "base"]
+    for cell in others:
+        about = cell.about()
+        differs = {name for name in about if about[name] != base[name]}
+        assert differs - {"axis", "scenario"} == {cell.axis}
+    for axis in ("change", "network", "medium", "mounts"):
+        assert len({cell.scenario for cell in others if cell.axis == axis}) == 2
+
+
+def test_no_two_cells_have_one_name() -> None:
+    names = [cell.name for cell in matrix()]
+    assert len(set(names)) == len(names)
+
+
+def test_peers_that_are_compared_are_there() -> None:
+    assert set(table.PEERS) == set(PEERS)
+
+
+def test_only_what_was_asked_for() -> None:
+    found = chosen(matrix(), axes=["base"], scenarios=["go"], peers=["warm"], rounds=2)
+    assert found == [Cell("go", ("warm",), 2)]
+    # A cell that none of the peers takes part in.
+    assert not chosen(matrix(), axes=["mounts"], peers=["dind-kept"])
+
+
+def test_what_is_done_takes_no_time() -> None:
+    cell = Cell("go", ("warm", "buildsvc-0s"), rounds=3)
+    whole = cell.seconds({})
+    part = cell.seconds({"warm": [0, 1, 2]})
+    assert 0 < part < whole
+    assert cell.seconds({"warm": [0, 1, 2], "buildsvc-0s": [0, 1, 2]}) == 0
+
+
+def test_the_quick_one_takes_a_quarter_of_an_hour() -> None:
+    assert sum(cell.seconds({}) for cell in quick()) < 15 * 60
