@@ -1,0 +1,1 @@
+"""What a comparison has shown: tables, plots, verdicts, costs."""

@@ -1,0 +1,85 @@
+"""The document has a section for all that was measured, and every round."""
+
+from __future__ import annotations
+
+import pytest
+
+from perf.comparison.names import FIRST, NO_START, WARM
+from perf.reporting.markdown import markdown
+from tests.unit.perf import fictitious
+
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
+_FEW = (FIRST, NO_START, WARM, "kaniko")
+
+
+def _cell(**about: object) -> fictitious.Content:
+    return fictitious.cell(_FEW, rounds=2, **about)
+
+
+def _document(cells: dict[str, fictitious.Content]) -> str:
+    return markdown(fictitious.book(cells))
+
+
+def _sections(document: str) -> list[str]:
+    return [line[3:] for line in document.splitlines() if line.startswith("## ")]
+
+
+def test_sections_of_what_there_is() -> None:
+    document = _document({"base of python": _cell()})
+    assert _sections(document) == [
+        "What it must show", "Where a peer is quicker", "base of python", "First builds",
+        "What a month costs on OSS", "Every round",
+    ]  # fmt: skip
+    assert "commit `fictitious`, by `python -m perf run`" in document
+    assert "2 processors (No Such Processor),\n16 GiB of memory, kernel 0." in document
+    assert "Versions: buildkitd v0, kaniko v0." in document
+    assert "files on tmpfs. The link as measured: 970 Mbit/s, 1.1 ms." in document
+    assert "go: not measured" in document
+    assert "- warm ÷ buildsvc-0s: base of python (" in document
+
+
+def test_every_other_axis_has_its_section_and_the_base_beside_it() -> None:
+    document = _document(
+        {
+            "base": _cell(),
+            "c": _cell(axis="change", change="dependency"),
+            "n": _cell(axis="network", network="200mbit-20ms", link=None),
+            "d": _cell(axis="medium", medium="disk"),
+            "m": _cell(axis="mounts", mounts=False),
+            "s": _cell(axis="size", cache_bytes=100_000_000_000, simulated=True),
+            "the crowd": _cell(axis="pods"),
+        }
+    )
+    titles = ["Other changes", "Other networks", "Other media", "Without cache mounts",
+              "Size of the cache", "Pods at once on one store"]  # fmt: skip
+    assert _sections(document)[3:9] == [f"{title}: python" for title in titles]
+    for row in (
+        "| line | warm | 2 |",
+        "| dependency | warm | 2 |",
+        "| 200mbit-20ms (not measured) | warm | 2 |",
+        "| tmpfs | warm | 2 |",
+        "| disk | warm | 2 |",
+        "| with | warm | 2 |",
+        "| without | warm | 2 |",
+        "| 100.0 GB (simulated) | warm | 2 |",
+        "| the crowd | warm | 2 |",
+    ):
+        assert row in document
+    assert document.count("| 1gbit-1ms (970 Mbit/s, 1.1 ms) | warm | 2 |") == 1
+
+
+def test_every_round_and_every_command() -> None:
+    cells = {"one": _cell(), "two": _cell(axis="change", change="nothing")}
+    _, _, appendix = _document(cells).partition("## Every round")
+    for name in cells:
+        assert f"### {name}\n" in appendix
+    for peer in _FEW:
+        assert appendix.count(f"\n| {peer} | again | ") == 4
+        assert appendix.count(f"\n{peer}, again:\n\n```\nno-such-builder --as={peer} 'two") == 1
+
+
+def test_nothing_measured_is_a_document_too() -> None:
+    document = _document({})
+    assert "No peer was quicker anywhere." in document
+    assert document.endswith("</details>\n")
