@@ -138,29 +138,36 @@ def _requests(size: float, values: Mapping[str, float]) -> float:
 
 
 def _gets(record: Record, values: Mapping[str, float]) -> float:
+    reckoned = _requests(record.received_bytes, values)
     if record.objects is None:
-        return _requests(record.received_bytes, values)
-    return values["requests"] + sum(record.objects.values())
+        return reckoned
+    # An object that is read in several ranges is one of these.
+    return max(reckoned, values["requests"] + sum(record.objects.values()))
 
 
 def section(book: Book, settings: Sequence[str] = ()) -> list[str]:
     """Return the model as Markdown: the months, the assumptions, what it leaves out."""
     values = chosen(settings)
+    cells = [(scenario, cell, peer) for scenario, cell in book.base().items() for peer in PEERS]
+    months = [(scenario, peer, month(cell, peer, values)) for scenario, cell, peer in cells]
     rows = [
         (
             *(scenario, peer, f"{found.stored_gb:.1f}", f"{found.puts:.0f}", f"{found.gets:.0f}"),
             *(f"{found.sent_gb:.0f}", f"{found.received_gb:.0f}", f"{found.storage:.2f}"),
             *(f"{found.requests:.2f}", f"{found.inside:.2f}", f"{found.outside:.2f}"),
         )
-        for scenario, cell in book.base().items()
-        for peer in PEERS
-        if (found := month(cell, peer, values))
+        for scenario, peer, found in months
+        if found
     ]
+    missing = [f"{scenario} of {peer}" for scenario, peer, found in months if not found]
     head = (
         *("scenario", "peer", "stored, GB", "PUTs", "GETs", "sent, GB", "received, GB"),
         *("storage, CNY", "requests, CNY", "a month in the region, CNY", "over the Internet, CNY"),
     )
-    return ["## What a month costs on OSS", "", _MODEL, *table(head, rows), *_assumptions(values)]
+    title = "## What a month costs on OSS"
+    said = f"Not measured, or not what it stores: {', '.join(missing)}."
+    lines = [title, "", _MODEL, *table(head, rows), *([said, ""] if missing else [])]
+    return [*lines, *_assumptions(values)]
 
 
 _MODEL = (

@@ -45,10 +45,12 @@ def test_a_month_adds_up() -> None:
 
 
 def test_requests_that_were_counted_go_before_the_assumption() -> None:
-    cell = _cell(objects={"demand": 30, "rest": 4})
-    found = costs.month(cell, NO_START, costs.chosen(_ROUND))
-    assert found is not None
-    assert found.gets == 300 * (5 + 34)
+    for received, requests in ((100_000_000, 34), (400_000_000, 40)):
+        cell = _cell(objects={"demand": 30, "rest": 4}, received_bytes=received)
+        found = costs.month(cell, NO_START, costs.chosen(_ROUND))
+        assert found is not None
+        # An object may be read in several ranges.
+        assert found.gets == 300 * (5 + requests)
 
 
 def test_what_was_not_measured_costs_nothing_known() -> None:
@@ -79,6 +81,17 @@ def test_every_assumption_is_in_the_table_with_its_source() -> None:
         value = 0.8 if name == "internet" else assumption.value
         assert f"| `{name}` | {value:g} | {assumption.unit} | {where} |" in text
     assert text.count("| python | buildkit-registry-zstd |") == 1
+    assert "Not measured" not in text
+
+
+def test_what_is_missing_is_said() -> None:
+    cells = {"a": fictitious.without(fictitious.cell(), "buildkit-s3-zstd", HEAD_START)}
+    text = "\n".join(costs.section(fictitious.book(cells)))
+    said = (
+        "Not measured, or not what it stores: python of buildsvc-20s, python of buildkit-s3-zstd."
+    )
+    assert said in text
+    assert "| python | buildkit-s3-zstd |" not in text
 
 
 def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
