@@ -10,8 +10,8 @@ of https://github.com/containers/buildah/blob/main/docs/buildah-build.1.md: ``--
 ``--cache-to`` and ``--cache-from``. A fresh pod's build reads it and does not write it, as
 BuildKit's do not.
 
-Stages are built one after the other, the default: with ``--jobs`` more than one, Buildah 1.28
-fails now and then.
+Stages are built one after the other, the default: with ``--jobs`` those that begin together each
+fetch and unpack the base image.
 """
 
 from __future__ import annotations
