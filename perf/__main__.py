@@ -21,7 +21,7 @@ from perf.commandline import add_places, new_output, parser, run_rootless
 from perf.comparison import book
 from perf.comparison.matrix import Cell, chosen, matrix, quick
 from perf.comparison.measure import measure
-from perf.comparison.names import PEERS, SCENARIOS
+from perf.comparison.names import PEERS
 from perf.host import PerfError
 from perf.reporting import results
 from perf.reporting.markdown import markdown
@@ -57,10 +57,11 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     run = commands.add_parser("run", help="measure it")
     axes = sorted({cell.axis for cell in matrix()})
+    scenarios = list(dict.fromkeys(cell.scenario for cell in matrix()))
     for each in (listing, run):
         each.add_argument("--quick", action="store_true", help="one scenario, 2 rounds, 15 minutes")
         each.add_argument("--axis", action="append", choices=axes, help="default: all")
-        each.add_argument("--scenario", action="append", choices=SCENARIOS, help="default: all")
+        each.add_argument("--scenario", action="append", choices=scenarios, help="default: all")
         each.add_argument("--peer", action="append", choices=PEERS, help="default: all")
         each.add_argument("--rounds", type=int, default=0, help="default: 5, other axes 3")
     add_places(run)

@@ -48,8 +48,7 @@ def run_rootless(
     if os.geteuid() == 0:
         wrapper = str(TOOLS / "as-builder")
         os.execv(wrapper, [wrapper, sys.executable, *program])
-    # As Ctrl-C does it: everything that was started is stopped.
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_on_sigterm()
     try:
         return work()
     except PerfError as error:
@@ -58,6 +57,11 @@ def run_rootless(
     except KeyboardInterrupt:
         print(f"{name}: interrupted; {interrupted}", file=sys.stderr)
         return INTERRUPTED
+
+
+def interrupt_on_sigterm() -> None:
+    """Have SIGTERM do what Ctrl-C does: everything that was started is stopped."""
+    signal.signal(signal.SIGTERM, _interrupt)
 
 
 def _interrupt(_number: int, _frame: object) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
+from perf.ballast import EVERYTHING
 from perf.build import Job
 from perf.change import MARKER, Change, Line
 from perf.host import PerfError
@@ -19,7 +20,8 @@ from perf.scenario import SCENARIOS
 class Project:
     """A working copy: what to build, and what changes from revision to revision.
 
-    ``targets`` are the Dockerfile's where it makes several images, and empty where it makes one.
+    ``targets`` are the Dockerfile's where it makes several images, and empty where it makes one;
+    ``everything`` is that of the first build, where it makes more than the later ones.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Project:
     change: Change
     arguments: dict[str, str] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
+    everything: str = ""
 
     def revise(self, revision: int) -> None:
         """Make the change number ``revision``."""
@@ -75,8 +78,11 @@ def scenario(
     dockerfile = context / ("Dockerfile" if mounts else "Dockerfile.plain")
     if not dockerfile.is_file():
         raise PerfError(f"{name} has no {dockerfile.name}")
+    if wanted.ballast:
+        wanted.ballast.add(dockerfile)
+    everything = EVERYTHING if wanted.ballast else ""
     changes = wanted.changes[change]
-    return Project(name, context, dockerfile, changes, dict(arguments), wanted.targets)
+    return Project(name, context, dockerfile, changes, dict(arguments), wanted.targets, everything)
 
 
 def own(context: Path, dockerfile: Path | None, change: str, scratch: Path) -> Project:

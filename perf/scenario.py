@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from perf.ballast import BALLAST, Ballast
 from perf.change import Change, FirstInstruction, Line, Nothing, Release
 from perf.host import REPOSITORY
 
@@ -19,7 +20,8 @@ class Scenario:
 
     ``changes`` by name; ``bases`` are the kinds of its base images (tools/base-image.sh), each by
     the build argument that names the image; ``targets`` are the Dockerfile's where it makes
-    several images; ``shared`` are files of other directories that belong to its context.
+    several images; ``shared`` are files of other directories that belong to its context;
+    ``ballast`` is what the first build makes beside the image.
     """
 
     source: Path
@@ -27,6 +29,7 @@ class Scenario:
     bases: Mapping[str, str] = field(default_factory=lambda: {"BASE": "debian"})
     targets: tuple[str, ...] = ()
     shared: tuple[Path, ...] = ()
+    ballast: Ballast | None = None
 
 
 def _changes(line: Line, dependency: Change) -> dict[str, Change]:
@@ -51,9 +54,8 @@ def _locked(file: str, package: str) -> Line:
 
 _TOOLCHAIN = "BASE"
 _RUNTIME = {"RUNTIME": "debian"}
-_SAMPLE_LINE = Line(
-    "src/main.c", r"^static const int revision = .*$", "static const int revision = {};"
-)
+_REVISION = (r"^static const int revision = .*$", "static const int revision = {};")
+_SAMPLE_LINE = Line("src/main.c", *_REVISION)
 _CHI = "github.com/go-chi/chi/v5"
 
 #: What `perf.bench` measures.
@@ -162,4 +164,14 @@ COMPARED = {
     ),
 }
 
-SCENARIOS: Mapping[str, Scenario] = {**_BENCH, **COMPARED}
+#: A build that stays the same while the cache grows.
+_SIZES = {
+    name: Scenario(
+        _OTHERS / "ballast",
+        {"line": Line("main.c", *_REVISION)},
+        ballast=ballast,
+    )
+    for name, ballast in BALLAST.items()
+}
+
+SCENARIOS: Mapping[str, Scenario] = {**_BENCH, **COMPARED, **_SIZES}

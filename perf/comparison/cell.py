@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from perf.commandline import INTERRUPTED, interrupt_on_sigterm
 from perf.comparison.peers.contract import Peer, Record
 from perf.comparison.peers.table import peers_of
 from perf.comparison.place import Place, Wanted, opened
@@ -60,35 +61,45 @@ class Cell:
         self._place = place
         self._task = task
         self._emit = emit
+        self._failed: list[str] = []
 
-    def run(self) -> None:
-        """Measure what is missing. Raises PerfError when a peer fails."""
-        wanted = [name for name in self._task.peers if self._task.missing(name)]
-        peers = peers_of(self._place, wanted)
+    def run(self) -> list[str]:
+        """Measure what is missing; return the peers that failed, left out from then on."""
+        peers = peers_of(
+            self._place, [name for name in self._task.peers if self._task.missing(name)]
+        )
         try:
             for peer in peers:
                 self._one(peer, "first", 0, peer.first)
             for peer in peers:
                 if not peer.cold:
                     # So that there is a trace, and that no layer is still to be pushed.
-                    self._change(peer)
-                    self._one(peer, "settle", 0, peer.again)
+                    self._changed(peer, "settle", 0)
             for number in range(self._task.rounds):
                 for peer in _turned(peers, number):
                     if number in self._task.missing(peer.name):
-                        self._change(peer)
-                        self._one(peer, "again", number, peer.again)
+                        self._changed(peer, "again", number)
         finally:
             for peer in peers:
                 peer.close()
+        return self._failed
 
-    def _change(self, peer: Peer) -> None:
+    def _changed(self, peer: Peer, kind: str, number: int) -> None:
         self._place.revise(peer.family)
+        self._one(peer, kind, number, peer.again)
 
     def _one(self, peer: Peer, kind: str, number: int, measure: Callable[[], Record]) -> None:
+        if peer.name in self._failed:
+            return
         self._place.images.use(peer.family, empty=peer.cold)
         load, began = os.getloadavg(), time.time()
-        record = measure()
+        try:
+            record = measure()
+        except PerfError as error:
+            # The others' hours are not lost for it; the next run tries it again.
+            print(f"perf: error: {peer.name} {kind} {number + 1}: {error}", file=sys.stderr)
+            self._failed.append(peer.name)
+            return
         if record:
             about = {"peer": peer.name, "kind": kind, "round": number}
             self._emit(about | {"began_unix": began, "load_before": load} | record)
@@ -101,6 +112,7 @@ def _turned(peers: Sequence[Peer], number: int) -> Sequence[Peer]:
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
+    interrupt_on_sigterm()
     task = msgspec.json.decode(argv[0], type=Task)
     os.environ["BUILDSVC_REGISTRY_ADDRESS"] = task.address
 
@@ -111,11 +123,12 @@ def main(argv: Sequence[str]) -> int:
     services = tuple(task.services)
     try:
         with opened(task.wanted(), Path(task.scratch), services, task.address) as place:
-            Cell(place, task, emit).run()
+            return 2 if Cell(place, task, emit).run() else 0
     except PerfError as error:
         print(f"perf: error: {error}", file=sys.stderr)
         return 2
-    return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from perf.comparison.names import PEERS, SCENARIOS
+from perf.ballast import BALLAST
+from perf.comparison.names import CROWDS, IN_CROWDS, PEERS, SCENARIOS, crowd, crowd_of
 from perf.network import LINKS
 
 CHANGES = ("line", "dependency", "dockerfile", "nothing", "base")
 
 _COLD_S: Mapping[str, float] = {
     "python": 85, "go": 60, "node": 60, "java": 70, "monorepo": 90, "manyfiles": 150,
+    "cache-0.1gb": 15, "cache-1gb": 20, "cache-10gb": 90, "cache-100gb": 300,
 }  # fmt: skip
 """Seconds of a cold build on two cores, for the estimate of the whole."""
 
@@ -42,6 +44,8 @@ _FEW = ("buildsvc-0s", "buildsvc-20s", "warm", "buildkit-registry-zstd", "dind-c
 _VARIED = ("python", "go")
 #: Those that build with cache mounts, or without.
 _KNOW_MOUNTS = ("buildsvc-0s", "buildsvc-20s", "warm", "buildkit-cold", "buildkit-registry-zstd")
+#: Those whose time depends on how much there is in the cache, or might.
+_SIZED = ("buildsvc-0s", "buildsvc-20s", "buildkit-registry-zstd", "buildkit-local")
 _SETUP_S = 45.0
 
 
@@ -62,11 +66,12 @@ class Cell:
     def name(self) -> str:
         """What the results call it."""
         mounts = "" if self.mounts else " without-mounts"
-        return f"{self.scenario} {self.change} {self.network} {self.medium}{mounts}"
+        pods = " pods" if self.axis == "pods" else ""
+        return f"{self.scenario} {self.change} {self.network} {self.medium}{mounts}{pods}"
 
     def about(self) -> dict[str, object]:
         """For the results."""
-        return {
+        about: dict[str, object] = {
             "axis": self.axis,
             "scenario": self.scenario,
             "change": self.change,
@@ -74,6 +79,9 @@ class Cell:
             "medium": self.medium,
             "mounts": self.mounts,
         }
+        if ballast := BALLAST.get(self.scenario):
+            about |= {"cache_bytes": ballast.size, "simulated": ballast.holes}
+        return about
 
     def seconds(self, done: Mapping[str, Sequence[int]]) -> float:
         """Reckon how long what is missing takes."""
@@ -82,14 +90,15 @@ class Cell:
         for peer in self.peers:
             rounds = self.rounds - len(done.get(peer, ()))
             if rounds:
-                first, each, beside = _SHARES[peer]
+                name, pods = crowd(peer)
+                first, each, beside = _SHARES[name]
                 settle = 1 if first else 0
-                total += cold * first + (rounds + settle) * (cold * each + beside)
+                total += cold * first + (rounds + settle) * (pods * cold * each + beside)
         return total + _SETUP_S if total else 0.0
 
 
 def matrix() -> list[Cell]:
-    """Return every cell: the base, and each other axis alone on two scenarios."""
+    """Return every cell: the base, each other axis alone on two scenarios, and caches that grow."""
     cells = [Cell(name) for name in SCENARIOS]
     for name in _VARIED:
         one = Cell(name, _FEW, rounds=3)
@@ -97,6 +106,9 @@ def matrix() -> list[Cell]:
         cells += [replace(one, axis="network", network=n) for n in LINKS if n != one.network]
         cells.append(replace(one, axis="medium", medium="disk"))
         cells.append(replace(one, axis="mounts", mounts=False, peers=_KNOW_MOUNTS))
+        crowds = tuple(crowd_of(peer, pods) for pods in CROWDS for peer in IN_CROWDS)
+        cells.append(replace(one, axis="pods", peers=crowds))
+    cells += [Cell(name, _SIZED, rounds=3, axis="size") for name in BALLAST]
     return cells
 
 
@@ -120,7 +132,7 @@ def chosen(
     """Return those cells that were asked for, with as many rounds; all where nothing was."""
     found = []
     for cell in cells:
-        kept = tuple(peer for peer in cell.peers if not peers or peer in peers)
+        kept = tuple(peer for peer in cell.peers if not peers or crowd(peer)[0] in peers)
         wanted = (not axes or cell.axis in axes) and (not scenarios or cell.scenario in scenarios)
         if kept and wanted:
             found.append(replace(cell, peers=kept, rounds=rounds or cell.rounds))

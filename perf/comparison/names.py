@@ -21,8 +21,16 @@ PEERS = (
 REMOTE = tuple(name for name in PEERS if name.startswith("buildkit-") and name != COLD)
 
 SCENARIOS = ("python", "go", "node", "java", "monorepo", "manyfiles")
+#: Pods at once, of those peers that are compared in crowds.
+CROWDS = (1, 4, 16)
+IN_CROWDS = (NO_START, "buildkit-registry-zstd")
 #: Of the cells that every peer takes part in.
 BASE_CHANGE, BASE_NETWORK = "line", "1gbit-1ms"
+
+
+def crowd_of(peer: str, pods: int) -> str:
+    """Return what so many pods of a peer at once are called."""
+    return f"{peer}-x{pods}"
 
 
 def crowd(peer: str) -> tuple[str, int]:

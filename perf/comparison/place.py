@@ -117,6 +117,8 @@ class Place:
     #: Base images by build argument: the first ones, and revisions of them.
     bases: Sequence[Mapping[str, str]]
     stack: ExitStack
+    #: Added to the names of images, where pods build side by side.
+    pod: str = ""
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
     _revisions: dict[str, int] = field(default_factory=dict)
     _stores: dict[str, Store] = field(default_factory=dict)

@@ -32,7 +32,7 @@ class Subject:
 SUBJECTS: Mapping[str, Subject] = {
     "size": Subject(
         "size of the cache",
-        "GB in the store",
+        "GB, unpacked",
         lambda cell, _: cell.at_rest() / 1e9,
         ("seconds waited", "processor seconds of the pod", "MB received by the pod"),
     ),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perf.ballast import FILL
 from perf.bench.site import KEY, Site, site
 from perf.build import Built
 from perf.change import Line
@@ -28,11 +29,6 @@ _PUBLISHED_WITHIN = 900.0
 #: Seconds from a pod's start to its build.
 _HEAD_START = 10.0
 
-# Bytes that zstd makes an eighth of, no two blocks alike: the cache is large, the store less so.
-_FILL = (
-    "perl -e 'open R, q(/dev/urandom); for (1 .. shift) { read R, $r, 131072;"
-    " print map { (substr $r, 512 * $_, 512) x 8 } 0 .. 255 }'"
-)
 _DOCKERFILE = """\
 ARG BASE
 FROM ${{BASE}} AS data
@@ -58,7 +54,7 @@ class Cache:
         context.mkdir()
         (context / "revision").write_text("revision 0\n")
         layers = "\n".join(
-            f"RUN mkdir -p /data && {_FILL} {_LAYER} > /data/{number}"
+            f"RUN mkdir -p /data && {FILL} {_LAYER} > /data/{number}"
             for number in range(max(self.size // _LAYER, 1))
         )
         made = f" && head -c {self.artefact} /dev/urandom > /artefact" if self.artefact else ""

@@ -107,7 +107,8 @@ class BuildKit(Peer):
             sets = [f"{target}.{o}" for target, one in every for o in one.options(*names)]
             return images(project, self.image(), form=form, options=sets)
         options = self.caches("", first=first).options(*self.cache_options)
-        return replace(project.job(self.image(), options=options), form=form)
+        target = project.everything if first else ""
+        return replace(project.job(self.image(), target=target, options=options), form=form)
 
     def built(self, daemon: Daemon, job: Job) -> Built:
         """Have a daemon build."""
@@ -152,11 +153,7 @@ class Registry(BuildKit):
 
     def first(self) -> Record:
         """Build, and write the cache."""
-        record = super().first()
-        registry = self.place.images.use(self.family)
-        caches = [self.cache(target) for target in self.place.project.targets or ("",)]
-        names = [cache.removeprefix(f"{registry.host}/").rpartition(":")[0] for cache in caches]
-        return {**record, "stored_bytes": registry.stored_bytes(*names)}
+        return {**super().first(), "stored_bytes": cached_bytes(self)}
 
     def caches(self, target: str, *, first: bool) -> Caches:
         """An image beside each image, with the compression that is asked for."""
@@ -167,6 +164,10 @@ class Registry(BuildKit):
 
 class Inline(BuildKit):
     """``type=inline``: the image itself says what it was made of; of the last stage only."""
+
+    def first(self) -> Record:
+        """Build; the cache takes no more than the image does."""
+        return {**super().first(), "stored_bytes": 0}
 
     def caches(self, target: str, *, first: bool) -> Caches:
         """In the image, of which the next build asks the same."""
@@ -296,6 +297,14 @@ class Warm(BuildKit):
         """End it."""
         if self._daemon is not None:
             self._daemon.__exit__(None, None, None)
+
+
+def cached_bytes(peer: Peer) -> int:
+    """Return the size of the caches that a peer has beside its images in the registry."""
+    registry = peer.place.images.use(peer.family)
+    caches = [peer.cache(target) for target in peer.place.project.targets or ("",)]
+    names = [cache.removeprefix(f"{registry.host}/").rpartition(":")[0] for cache in caches]
+    return registry.stored_bytes(*names)
 
 
 def build_spans(built: Built, began_unix: float) -> list[Span]:

@@ -74,7 +74,7 @@ def _pod(peer: Peer, store: Store, head_start: float, *, cold: bool) -> Record:
         time.sleep(max(meter.began + head_start - time.monotonic(), 0.0))
         if pod.bound_seconds is None:
             raise PerfError(f"the endpoint was never bound\n{pod.log_end()}")
-        built = _build(peer, pod)
+        built = _build(peer, pod, first=cold)
         cpu = meter.processor()
         status = pod.wait_published(built.ended_unix, _PUBLISHED_WITHIN)
         if cold != (status["restored"] is None):
@@ -96,11 +96,11 @@ def _pod(peer: Peer, store: Store, head_start: float, *, cold: bool) -> Record:
         }
 
 
-def _build(peer: Peer, pod: Pod) -> Built:
+def _build(peer: Peer, pod: Pod, *, first: bool) -> Built:
     project = peer.place.project
     if project.targets:
         return build_all(pod, images(project, peer.image()))
-    return pod.build(project.job(peer.image()))
+    return pod.build(project.job(peer.image(), target=project.everything if first else ""))
 
 
 def _spans(meter: Meter, built: Built, status: Record) -> list[Span]:

@@ -44,7 +44,7 @@ class Peer(ABC):
 
     def image(self, target: str = "") -> str:
         """Name of the image to push; ``target`` of a project that makes several."""
-        return f"{self.place.images.host}/built/{self._own(target)}:latest"
+        return f"{self.place.images.host}/built/{self._own(target)}{self.place.pod}:latest"
 
     def cache(self, target: str = "") -> str:
         """Name of the image, or the repository, that holds the cache."""

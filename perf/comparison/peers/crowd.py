@@ -24,13 +24,12 @@ class Crowd(Peer):
         self._others = [make(self._beside(number)) for number in range(1, size)]
 
     def _beside(self, number: int) -> Place:
-        """The same place with a working copy of its own, whose revisions nobody else has."""
+        """The same place with a working copy of its own, and another name for the image."""
         project = self.place.project
         context = copy(project.context, self.place.fresh("context"))
         dockerfile = context / project.dockerfile.relative_to(project.context)
-        name = f"{project.name}-{number}"
-        mine = replace(project, name=name, context=context, dockerfile=dockerfile)
-        return replace(self.place, project=mine)
+        mine = replace(project, context=context, dockerfile=dockerfile)
+        return replace(self.place, project=mine, pod=f"-{number}")
 
     def first(self) -> Record:
         """One pod's first build: the others start from what it has left."""
@@ -40,6 +39,7 @@ class Crowd(Peer):
         """Build in all pods at once."""
         for peer in self._others:
             peer.place.project.revise(self.place.revise(self.family))
+        # That was this place's own revision, too.
         self.place.revise(self.family)
         meter = Meter()
         with ThreadPoolExecutor(len(self._others) + 1) as pool:

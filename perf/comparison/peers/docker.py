@@ -29,7 +29,7 @@ from pathlib import Path
 
 from perf.build import Built, Job
 from perf.comparison.peers.bake import Bake
-from perf.comparison.peers.buildkit import BuildKit, Caches
+from perf.comparison.peers.buildkit import BuildKit, Caches, cached_bytes
 from perf.comparison.peers.contract import Meter, Record
 from perf.comparison.place import Place
 from perf.daemon import Daemon
@@ -187,6 +187,10 @@ class CacheFrom(Docker):
     (https://docs.docker.com/build/cache/backends/registry/,
     https://docs.gitlab.com/ci/docker/docker_layer_caching/).
     """
+
+    def first(self) -> Record:
+        """Build, and write the cache."""
+        return {**super().first(), "stored_bytes": cached_bytes(self)}
 
     def caches(self, target: str, *, first: bool) -> Caches:
         """Of all stages, an image beside each image."""

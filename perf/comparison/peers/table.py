@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from perf.comparison.names import CROWDS, IN_CROWDS, crowd_of
 from perf.comparison.peers import buildah, buildkit, buildsvc, docker, kaniko
 from perf.comparison.peers.contract import Peer
 from perf.comparison.peers.crowd import Crowd
@@ -29,17 +30,13 @@ PEERS: dict[str, Callable[[Place], Peer]] = {
     "buildah": buildah.Buildah,
 }
 
-#: Pods at once.
-CROWDS = (1, 4, 16)
-_IN_CROWDS = ("buildsvc-0s", "buildkit-registry-zstd")
-
 
 def _crowd(name: str, size: int) -> Callable[[Place], Peer]:
     return lambda place: Crowd(place, PEERS[name], size)
 
 
 CROWDED: dict[str, Callable[[Place], Peer]] = {
-    f"{name}-x{size}": _crowd(name, size) for size in CROWDS for name in _IN_CROWDS
+    crowd_of(name, size): _crowd(name, size) for size in CROWDS for name in IN_CROWDS
 }
 
 

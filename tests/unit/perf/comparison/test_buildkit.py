@@ -25,7 +25,10 @@ def place() -> Place:
     )
     project = Project("go", Path("/context"), Path("/context/Dockerfile"), Line("main.go"))
     images = SimpleNamespace(host="registry")
-    return cast("Place", SimpleNamespace(project=project, images=images, bucket=lambda: bucket))
+    return cast(
+        "Place",
+        SimpleNamespace(project=project, images=images, bucket=lambda: bucket, pod=""),
+    )
 
 
 def _told(peer: BuildKit, *, first: bool) -> list[str]:
@@ -53,6 +56,15 @@ def test_a_rebuilt_image_says_again_what_it_was_made_of(place: Place) -> None:
         "--export-cache=type=inline",
         "--import-cache=type=registry,ref=registry/built/go:latest",
     ]
+
+
+def test_the_first_build_makes_everything_and_later_ones_the_image(place: Place) -> None:
+    place.project = replace(place.project, everything="all")
+    peer = BuildKit(place, "one")
+
+    assert "--opt=target=all" in peer.job(first=True).command(["buildctl"], Path("/metadata"))
+    later = peer.job().command(["buildctl"], Path("/metadata"))
+    assert not [word for word in later if word.startswith("--opt=target=")]
 
 
 def test_credentials_of_s3_are_the_daemons_alone(place: Place) -> None:

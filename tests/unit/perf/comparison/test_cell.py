@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 
 from perf.comparison import cell, place
@@ -42,7 +47,9 @@ class FakePeer(Peer):
 
     def again(self) -> Record:
         if self.name == "bad":
-            raise RuntimeError("it does not build")
+            raise PerfError("it does not build")
+        if self.name == "broken":
+            raise RuntimeError("nobody thought of this")
         return {"seconds": 1.0}
 
     def close(self) -> None:
@@ -103,10 +110,66 @@ def test_what_was_measured_is_not_measured_again(made: list[FakePeer]) -> None:
     assert found == [("two", "first", 0), ("two", "settle", 0), ("two", "again", 1)]
 
 
-def test_every_peer_is_closed_when_one_fails(made: list[FakePeer]) -> None:
-    with pytest.raises(RuntimeError, match="it does not build"):
-        run(task(["one", "bad"], 1))
+def test_a_peer_that_fails_is_left_out_and_the_others_go_on(
+    made: list[FakePeer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake, records = FakePlace(), list[Record]()
+    measured = Cell(cast("Place", fake), task(["bad", "one"], 2), records.append)
+
+    assert measured.run() == ["bad"]
+    assert [(r["peer"], r["kind"], r["round"]) for r in records] == [
+        ("bad", "first", 0),
+        ("one", "first", 0),
+        ("one", "settle", 0),
+        ("one", "again", 0),
+        ("one", "again", 1),
+    ]
+    assert capsys.readouterr().err == "perf: error: bad settle 1: it does not build\n"
     assert all(peer.closed for peer in made)
+
+
+def test_every_peer_is_closed_when_something_else_goes_wrong(made: list[FakePeer]) -> None:
+    with pytest.raises(RuntimeError, match="nobody thought of this"):
+        run(task(["one", "broken"], 1))
+    assert all(peer.closed for peer in made)
+
+
+@pytest.mark.usefixtures("made")
+@pytest.mark.parametrize("peers", [["one"], ["one", "bad"]])
+def test_the_program_says_whether_any_failed(
+    peers: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def opened(*_: object) -> Iterator[FakePlace]:
+        yield FakePlace()
+
+    monkeypatch.setattr(cell, "opened", opened)
+    monkeypatch.setenv("BUILDSVC_REGISTRY_ADDRESS", "")
+
+    assert cell.main([msgspec.json.encode(task(peers, 1)).decode()]) == 2 * (len(peers) - 1)
+    assert len(capsys.readouterr().out.splitlines()) == 2 + len(peers)
+
+
+@pytest.mark.usefixtures("made")
+def test_sigterm_stops_what_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[str] = []
+
+    @contextmanager
+    def opened(*_: object) -> Iterator[FakePlace]:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield FakePlace()
+        finally:
+            stopped.append("services")
+
+    monkeypatch.setattr(cell, "opened", opened)
+    monkeypatch.setenv("BUILDSVC_REGISTRY_ADDRESS", "")
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert cell.main([msgspec.json.encode(task(["one"], 1)).decode()]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped == ["services"]
 
 
 def test_traffic_needs_the_link(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

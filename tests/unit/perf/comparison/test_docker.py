@@ -30,6 +30,7 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> None:
 class FakePlace:
     def __init__(self, scratch: Path) -> None:
         self.images = SimpleNamespace(host="r:5000")
+        self.pod = ""
         dockerfile = Path("/c/Dockerfile")
         self.project = Project("go", Path("/c"), dockerfile, Nothing(), {"BASE": "b"})
         self._scratch = scratch

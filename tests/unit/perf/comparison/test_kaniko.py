@@ -96,7 +96,9 @@ def where(tmp_path: Path) -> Place:
     (context / "Dockerfile").touch()
     project = Project("go", context, context / "Dockerfile", Line("main.go"), {"BASE": "b:1"})
     images = SimpleNamespace(host="198.18.0.2:5000")
-    made = SimpleNamespace(project=project, images=images, fresh=lambda name: tmp_path / name)
+    made = SimpleNamespace(
+        project=project, images=images, pod="", fresh=lambda name: tmp_path / name
+    )
     return cast("Place", made)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from perf.comparison.matrix import Cell, chosen, matrix, quick
-from perf.comparison.names import PEERS, SCENARIOS
+from perf.comparison.names import PEERS, SCENARIOS, crowd
 from perf.comparison.peers import table
 
 
@@ -18,13 +20,29 @@ def test_the_base_is_every_peer_on_every_scenario_at_least_five_times() -> None:
 
 def test_every_other_axis_is_varied_alone_on_two_scenarios() -> None:
     base = matrix()[0].about()
-    others = [cell for cell in matrix() if cell.axis != "base"]
+    others = [cell for cell in matrix() if cell.axis not in {"base", "size", "pods"}]
     for cell in others:
         about = cell.about()
         differs = {name for name in about if about[name] != base[name]}
         assert differs - {"axis", "scenario"} == {cell.axis}
     for axis in ("change", "network", "medium", "mounts"):
         assert len({cell.scenario for cell in others if cell.axis == axis}) == 2
+
+
+def test_pods_at_once_are_the_same_build_many_times() -> None:
+    cells = [cell for cell in matrix() if cell.axis == "pods"]
+    assert len({cell.scenario for cell in cells}) == 2
+    for cell in cells:
+        assert set(cell.peers) <= set(table.CROWDED)
+        assert {crowd(peer)[1] for peer in cell.peers} == {1, 4, 16}
+        # One pod of sixteen is as long as one pod: the estimate knows that there are more.
+        assert replace(cell, peers=cell.peers[-1:]).seconds({}) > cell.seconds({}) / 3
+
+
+def test_the_largest_cache_is_simulated_and_says_so() -> None:
+    found = [cell.about() for cell in matrix() if cell.axis == "size"]
+    assert [about["simulated"] for about in found] == [False, False, False, True]
+    assert "simulated" not in matrix()[0].about()
 
 
 def test_no_two_cells_have_one_name() -> None:
