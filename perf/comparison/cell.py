@@ -41,6 +41,8 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: What changes from build to build, and whether RUN steps have cache mounts.
     change: str = "line"
     mounts: bool = True
+    #: One family of peers after the other: memory cannot hold what all of them have.
+    apart: bool = False
     done: dict[str, list[int]] = {}
 
     def wanted(self) -> Wanted:
@@ -65,24 +67,36 @@ class Cell:
 
     def run(self) -> list[str]:
         """Measure what is missing; return the peers that failed, left out from then on."""
-        peers = peers_of(
-            self._place, [name for name in self._task.peers if self._task.missing(name)]
-        )
+        wanted = [name for name in self._task.peers if self._task.missing(name)]
+        left = peers_of(self._place, wanted)
         try:
-            for peer in peers:
-                self._one(peer, "first", 0, peer.first)
-            for peer in peers:
-                if not peer.cold:
-                    # So that there is a trace, and that no layer is still to be pushed.
-                    self._changed(peer, "settle", 0)
-            for number in range(self._task.rounds):
-                for peer in _turned(peers, number):
-                    if number in self._task.missing(peer.name):
-                        self._changed(peer, "again", number)
+            while left:
+                turn = [p for p in left if not self._task.apart or p.family == left[0].family]
+                self._turns(turn)
+                left = [peer for peer in left if peer not in turn]
+                self._end(turn)
         finally:
-            for peer in peers:
+            for peer in left:
                 peer.close()
         return self._failed
+
+    def _end(self, turn: Sequence[Peer]) -> None:
+        for peer in turn:
+            peer.close()
+        if self._task.apart:
+            self._place.forget(turn[0].family)
+
+    def _turns(self, peers: Sequence[Peer]) -> None:
+        for peer in peers:
+            self._one(peer, "first", 0, peer.first)
+        for peer in peers:
+            if not peer.cold:
+                # So that there is a trace, and that no layer is still to be pushed.
+                self._changed(peer, "settle", 0)
+        for number in range(self._task.rounds):
+            for peer in _turned(peers, number):
+                if number in self._task.missing(peer.name):
+                    self._changed(peer, "again", number)
 
     def _changed(self, peer: Peer, kind: str, number: int) -> None:
         self._place.revise(peer.family)

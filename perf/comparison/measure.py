@@ -30,6 +30,7 @@ def measure(
             "scenario": cell.scenario,
             "change": cell.change,
             "mounts": cell.mounts,
+            "apart": cell.apart,
             "peers": cell.peers,
             "rounds": cell.rounds,
             "scratch": str(scratch),

@@ -72,11 +72,17 @@ class Images:
         self._running.start()
         return self._running
 
+    def forget(self, name: str) -> None:
+        """Remove what ``name`` has pushed."""
+        if self._name == name:
+            self.stop()
+        shutil.rmtree(self._directory / name, ignore_errors=True)
+
     def stop(self) -> None:
         """Serve nothing."""
         if self._running is not None:
             self._running.stop()
-        self._running = None
+        self._running, self._name = None, ""
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,14 @@ class Place:
             credentials = dict(zip(names, user, strict=True))
             self._bucket = Bucket(directory, "cache", f"http://{listen}", credentials)
         return self._bucket
+
+    def forget(self, family: str) -> None:
+        """Remove what a family of peers has in registry and stores; none of it builds any more."""
+        self.images.forget(family)
+        if family in self._stores:
+            self._stores[family].empty()
+        if self._bucket is not None:
+            remove_tree(self._bucket.directory / family)
 
     def revise(self, family: str) -> int:
         """Make the next change that no build of this family of peers has seen."""

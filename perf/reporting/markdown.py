@@ -90,6 +90,8 @@ def _base(book: Book) -> Iterable[str]:
 
 def _where(cell: Cell) -> str:
     text = f"Change `{cell.change}`, network `{cell.network}`, files on {cell.medium}."
+    if cell.apart:
+        text += " Peers one after another: memory cannot hold what all of them have."
     if cell.link is None:
         return text
     return f"{text} The link as measured: {_link(cell)}."
@@ -106,6 +108,11 @@ def _axis(book: Book, axis: Axis) -> Iterable[str]:
         return
     title, column = _AXES[axis]
     base = book.base()
+    if axis == "size":
+        # Each has a scenario of its own: the same build beside another cache.
+        rows = [(_label(name, cell, axis), cell) for name, cell in cells]
+        yield from (f"## {title}", *tables.peer_table(rows, column))
+        return
     # The cell of the base that they differ from stands before them.
     for scenario in dict.fromkeys(cell.scenario for _, cell in cells):
         own = [(name, cell) for name, cell in cells if cell.scenario == scenario]

@@ -89,6 +89,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     network: str
     medium: str
     mounts: bool = True
+    apart: bool = False
     link: Link | None = None
     cache_bytes: int | None = None
     simulated: bool = False

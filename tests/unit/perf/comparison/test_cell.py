@@ -31,6 +31,10 @@ class FakePlace:
     def __init__(self) -> None:
         self.images = FakeImages()
         self.revised: list[str] = []
+        self.forgotten: list[str] = []
+
+    def forget(self, family: str) -> None:
+        self.forgotten.append(family)
 
     def revise(self, family: str) -> None:
         self.revised.append(family)
@@ -102,6 +106,35 @@ def test_each_round_begins_with_another_one() -> None:
     assert ("one", True) not in fake.images.used
     # Peers that share a cache share their changes.
     assert fake.revised.count("two") == 7
+
+
+def test_large_ones_are_measured_apart_and_leave_nothing(made: list[FakePeer]) -> None:
+    fake, records = FakePlace(), list[Record]()
+    work = msgspec.structs.replace(task(["a-1", "b", "a-2", "c-cold"], 1), apart=True)
+    closed: list[tuple[str, list[str]]] = []
+
+    def emit(record: Record) -> None:
+        records.append(record)
+        closed.append((record["peer"], [peer.name for peer in made if peer.closed]))
+
+    Cell(cast("Place", fake), work, emit).run()
+
+    assert [(r["peer"], r["kind"]) for r in records] == [
+        ("a-1", "first"),
+        ("a-2", "first"),
+        ("a-1", "settle"),
+        ("a-2", "settle"),
+        ("a-1", "again"),
+        ("a-2", "again"),
+        ("b", "first"),
+        ("b", "settle"),
+        ("b", "again"),
+        ("c-cold", "again"),
+    ]
+    assert dict(closed)["a-2"] == []
+    assert dict(closed)["b"] == ["a-1", "a-2"]
+    assert fake.forgotten == ["a", "b", "c"]
+    assert all(peer.closed for peer in made)
 
 
 def test_what_was_measured_is_not_measured_again(made: list[FakePeer]) -> None:

@@ -47,13 +47,15 @@ def test_every_other_axis_has_its_section_and_the_base_beside_it() -> None:
             "n": _cell(axis="network", network="200mbit-20ms", link=None),
             "d": _cell(axis="medium", medium="disk"),
             "m": _cell(axis="mounts", mounts=False),
+            "t": _cell(axis="size", scenario="cache-1gb", cache_bytes=1_000_000_000, apart=True),
             "s": _cell(axis="size", cache_bytes=100_000_000_000, simulated=True),
             "the crowd": _cell(axis="pods"),
         }
     )
     titles = ["Other changes", "Other networks", "Other media", "Without cache mounts",
               "Size of the cache", "Pods at once on one store"]  # fmt: skip
-    assert _sections(document)[3:9] == [f"{title}: python" for title in titles]
+    of = [title if title.startswith("Size") else f"{title}: python" for title in titles]
+    assert _sections(document)[3:9] == of
     for row in (
         "| line | warm | 2 |",
         "| dependency | warm | 2 |",
@@ -62,11 +64,18 @@ def test_every_other_axis_has_its_section_and_the_base_beside_it() -> None:
         "| disk | warm | 2 |",
         "| with | warm | 2 |",
         "| without | warm | 2 |",
+        "| 1.0 GB | warm | 2 |",
         "| 100.0 GB (simulated) | warm | 2 |",
         "| the crowd | warm | 2 |",
     ):
         assert row in document
     assert document.count("| 1gbit-1ms (970 Mbit/s, 1.1 ms) | warm | 2 |") == 1
+
+
+def test_peers_that_did_not_take_turns() -> None:
+    said = "files on tmpfs. Peers one after another: memory cannot hold what all of them have."
+    assert said in _document({"base": _cell(apart=True)})
+    assert said not in _document({"base": _cell()})
 
 
 def test_every_round_and_every_command() -> None:
