@@ -197,7 +197,7 @@ class Inherited:
 
     @property
     def lacked(self) -> bool:
-        """Whether the daemon asked for something that the store has lost."""
+        """Whether something was needed that the store has lost."""
         if self._ready is None or self._restorer is None or self._restorer.given_up is None:
             return False
         return self._ready.plan.lacks(self._restorer.given_up, self.losses)

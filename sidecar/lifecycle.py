@@ -205,8 +205,8 @@ class Lifecycle:
                         advice=f"see {self._root.path / 'logs' / 'daemon.log'}",
                     ) from lost
                 raise await self._no_daemon(lost) from lost
-            if epoch.admitted and epoch.inherited.lacked and not self._mending:
-                self._mend(number, str(lost))
+            if epoch.inherited.lacked and not self._mending:
+                self._mend(number, str(lost), admitted=epoch.admitted)
                 return ""
             return self._lost(number, str(lost), admitted=epoch.admitted)
         else:
@@ -243,11 +243,12 @@ class Lifecycle:
             task.cancel()
             await asyncio.wait([task])
 
-    def _mend(self, number: int, reason: str) -> None:
+    def _mend(self, number: int, reason: str, *, admitted: bool) -> None:
         """Restore again, once: of a store that goes on losing each loss would fail a build."""
         log.error("the root is lost; restoring again without what is lost", reason=reason)
         self._status.enter(Phase.STARTING_DAEMON, "the daemon moves to a root without what is lost")
-        self._status.lost_root(number + 1, reason)
+        if admitted:
+            self._status.lost_root(number + 1, reason)
         self._mending = True
 
     def _lost(self, number: int, reason: str, *, admitted: bool) -> str:

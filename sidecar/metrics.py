@@ -38,7 +38,7 @@ _PLAIN = {
     "prefetch_stopped": "Restores that fetch only what is asked for, because the disk has no room.",
     "records_dropped": "Records that buildkitd has dropped: the store has lost their layers.",
     "roots_lost": "Times that the daemon moved to another root because the cache was lost.",
-    "roots_mended": "Of these, those that were restored again, without what is lost.",
+    "roots_mended": "Times that a generation was restored again, without what is lost.",
 }
 
 

@@ -115,6 +115,7 @@ class Restorer:
         self._on_lost = on_lost
         self._room = room
         self._objects = {key: _Object(key, content) for key, content in plan.contents.items()}
+        self._plan = plan
         self._siblings = plan.siblings
         self._linked_from = {other for others in plan.siblings.values() for other in others}
         traced = plan.traced()
@@ -130,7 +131,7 @@ class Restorer:
         self._under_way: set[_Object] = set()
         self._open = 0
         self._out_of_room = False
-        #: What was demanded and could not be had.
+        #: What was needed and could not be had.
         self.given_up: ObjectKey | None = None
 
     def loaded(self) -> None:
@@ -178,7 +179,8 @@ class Restorer:
         """Return when every object that is ``wanted`` is on disk; while ``run`` runs.
 
         Raises:
-            CorruptObject: one of them cannot be had.
+            CorruptObject: one of them cannot be had. Where the store has lost it, that is said
+                when all others have been tried, so that everything that is lost is known.
         """
         chosen = [item for key, item in self._objects.items() if wanted(key)]
         await self._running.wait()
@@ -187,10 +189,16 @@ class Restorer:
             item.hurry(Urgency.TRACE)
             self._start(item)
         while not all(item.done for item in chosen):
-            if failed := [item for item in chosen if item.failed]:
-                raise CorruptObject(f"{failed[0].key.name} could not be restored")
+            failed = [item for item in chosen if item.failed]
+            unknown = [item for item in failed if not self._lacks(item)]
+            if failed and (unknown or all(item.done or item.failed for item in chosen)):
+                self.given_up = (unknown or failed)[0].key
+                raise CorruptObject(f"{self.given_up.name} could not be restored")
             self._wake.clear()
             await self._wake.wait()
+
+    def _lacks(self, item: _Object) -> bool:
+        return self._plan.lacks(item.key, self._downloads.losses)
 
     def _prefetch(self) -> None:
         while self._open < _OPEN_PREFETCHES:

@@ -298,12 +298,28 @@ async def test_complete_fetches_what_is_wanted_and_only_that(scene: Scene) -> No
 
 async def test_complete_says_what_cannot_be_had(scene: Scene) -> None:
     await scene.publish()
-    scene.agent.corrupt["c"] = 99
+    scene.agent.refused.add("c")
     # Neither wrapped in a group nor left waiting for what is held.
     scene.agent.held["d"] = asyncio.Event()
     async with scene.running(calm=False) as restorer:
         with pytest.raises(CorruptObject, match="c could not be restored"):
             await restorer.complete(lambda _: True)
+
+
+async def test_complete_knows_all_that_is_lost_when_it_gives_up(scene: Scene) -> None:
+    await scene.publish()
+    scene.agent.corrupt |= {"c": 99, "d": 99}
+    scene.agent.held["d"] = asyncio.Event()
+    async with scene.running(calm=False) as restorer:
+        completing = asyncio.ensure_future(restorer.complete(lambda _: True))
+        await scene.status.until(lambda _: bool(scene.downloads.losses))
+        known = len(scene.downloads.losses)
+        assert not completing.done()
+        scene.agent.held["d"].set()
+        with pytest.raises(CorruptObject, match="could not be restored"):
+            await completing
+        assert scene.downloads.losses.exceed(known)
+        assert restorer.given_up is not None
 
 
 async def test_a_complete_restore_stages_no_more_than_its_limit(scene: Scene) -> None:

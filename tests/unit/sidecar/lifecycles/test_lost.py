@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
@@ -141,6 +143,22 @@ async def test_what_the_store_has_lost_is_done_without(world: World, settings: S
         assert world.namespaces[1].daemon.pruned == ["id==record"]
         (await world.begins("again")).ends("again")
         await world.status.until(lambda status: status.advice is Advice.OK)
+
+
+@pytest.mark.usefixtures("records")
+async def test_a_complete_restore_does_without_what_the_store_has_lost(world: World) -> None:
+    world.settings = replace(world.settings, restore="complete")
+    await world.publish_and_lose("layer")
+    async with world.running():
+        await world.ready(epoch=2)
+        assert world.status.restored is not None
+        assert cold_starts(world) == {}
+        # No client was served before: no build has failed for it.
+        plain = world.status.counts.plain
+        assert (plain["roots_lost"], plain["roots_mended"]) == (0, 1)
+        assert world.status.advice is Advice.OK
+        assert "start-daemon" not in world.namespaces[0].asked
+        assert world.namespaces[1].daemon.pruned == ["id==record"]
 
 
 @pytest.mark.usefixtures("records")
