@@ -1,11 +1,20 @@
-"""What all our commands have in common: usage errors as ours, and errors as people read them."""
+"""What all our commands have in common: flags of settings, usage errors as ours, and errors as
+people read them.
+"""
 
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 from buildsvc.errors import BuildsvcError, UsageError
+from buildsvc.setting import Setting, flag_name
+
+EX_IOERR = 74
+EX_INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,9 +25,54 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message, advice=f"{self.prog} --help")
 
 
+def exit_code(program: str, command: Callable[[], int]) -> int:
+    """Run a command and return its exit code; errors are printed for people, after ``program``."""
+    try:
+        code = command()
+        # Here, so that a reader that has left is noticed below and not at exit.
+        sys.stdout.flush()
+    except BuildsvcError as error:
+        sys.stderr.write(f"{program}: error: {error_lines(error)}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EX_INTERRUPTED
+    except BrokenPipeError:
+        # Nothing must be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EX_IOERR
+    else:
+        return code
+
+
 def error_lines(error: BuildsvcError) -> str:
     """The error with what was expected, found and advised on lines of their own."""
     text = str(error)
     for part in ("expected", "found", "what to do"):
         text = text.replace(f"; {part}: ", f"\n  {part}: ")
     return text
+
+
+def add_settings(parser: argparse.ArgumentParser, settings: Mapping[str, Setting]) -> None:
+    """Add a flag for each setting, in groups; what is not given is not in the namespace."""
+    adders: dict[str, Callable[..., object]] = {}
+    for name, setting in settings.items():
+        if setting.group not in adders:
+            adders[setting.group] = parser.add_argument_group(setting.group).add_argument
+        _add_setting(adders[setting.group], name, setting)
+
+
+def _add_setting(add: Callable[..., object], name: str, setting: Setting) -> None:
+    text = setting.text.replace("%", "%%")
+    if setting.default not in (None, "", ()) and "Default:" not in text:
+        text += f" Default: {setting.default}."
+    options: dict[str, Any] = {
+        "metavar": setting.metavar,
+        "help": text,
+        "default": argparse.SUPPRESS,
+    }
+    if setting.metavar == "on|off":
+        # The bare flag switches on.
+        options |= {"nargs": "?", "const": "on"}
+    elif setting.default == ():
+        options["action"] = "append"
+    add(flag_name(name), dest=name, **options)

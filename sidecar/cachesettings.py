@@ -10,20 +10,18 @@ from pathlib import Path
 from typing import Literal, Self
 
 from buildsvc.keyplaces import KeyPlace, parse_key_place
-from sidecar.keynames import key_names, parse_key_name
-from sidecar.setting import setting
-from sidecar.values import (
+from buildsvc.setting import setting
+from buildsvc.values import (
     between,
     one_of,
     parse_duration,
-    parse_mount_pattern,
     parse_name,
     parse_path,
-    parse_store,
     parse_switch,
-    parse_verify_key,
     several,
 )
+from sidecar.keynames import key_names, parse_key_name
+from sidecar.values import parse_mount_pattern, parse_store, parse_verify_key
 
 _GROUP = "cache"
 

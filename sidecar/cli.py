@@ -8,16 +8,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from buildsvc.commandline import Parser, error_lines
+from buildsvc.commandline import Parser, add_settings, error_lines
 from buildsvc.errors import BuildsvcError, UsageError
+from buildsvc.values import parse_duration
 from sidecar.endpoint import EarlyBind, settle
 from sidecar.redact import redacted_text
-from sidecar.setting import Setting
 from sidecar.settings import SETTINGS, Settings
-from sidecar.sources import flag_name, load_settings
-from sidecar.values import parse_duration
+from sidecar.sources import load_settings
 from sidecar.versions import version_text
 
 EX_IOERR = 74
@@ -93,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         return sub
 
-    _add_settings(add("run", _run, "Serve builds until SIGTERM.", _AFTER))
+    add_settings(add("run", _run, "Serve builds until SIGTERM.", _AFTER), SETTINGS)
     status = add("status", _status, "Show what the sidecar is doing.")
     _add_root(status)
     form = status.add_mutually_exclusive_group()
@@ -110,8 +108,9 @@ def _parser() -> argparse.ArgumentParser:
             "Ends with 75 when nothing was published; the printed reason says why.",
         )
     )
-    _add_settings(
-        add("config", _config, "Print the effective settings and where each came from.", _AFTER)
+    add_settings(
+        add("config", _config, "Print the effective settings and where each came from.", _AFTER),
+        SETTINGS,
     )
     bundle = add("debug-bundle", _debug_bundle, "Pack logs, status and versions, no secrets.")
     _add_root(bundle)
@@ -121,31 +120,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     agent.set_defaults(command=_agent)
     return parser
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    adders: dict[str, Callable[..., object]] = {}
-    for name, setting in SETTINGS.items():
-        if setting.group not in adders:
-            adders[setting.group] = parser.add_argument_group(setting.group).add_argument
-        _add_setting(adders[setting.group], name, setting)
-
-
-def _add_setting(add: Callable[..., object], name: str, setting: Setting) -> None:
-    text = setting.text.replace("%", "%%")
-    if setting.default not in (None, "", ()) and "Default:" not in text:
-        text += f" Default: {setting.default}."
-    options: dict[str, Any] = {
-        "metavar": setting.metavar,
-        "help": text,
-        "default": argparse.SUPPRESS,
-    }
-    if setting.metavar == "on|off":
-        # The bare flag switches on.
-        options |= {"nargs": "?", "const": "on"}
-    elif setting.default == ():
-        options["action"] = "append"
-    add(flag_name(name), dest=name, **options)
 
 
 def _add_root(parser: argparse.ArgumentParser) -> None:

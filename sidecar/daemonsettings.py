@@ -10,14 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildsvc.errors import EnvironmentUnfit
-from sidecar.setting import setting
-from sidecar.values import (
-    between,
-    parse_path,
-    parse_program,
-    parse_size,
-    parse_switch,
-)
+from buildsvc.setting import setting
+from buildsvc.values import between, parse_path, parse_program, parse_size, parse_switch
 
 _GROUP = "daemon"
 

@@ -8,16 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from buildsvc.setting import Setting, setting
+from buildsvc.values import one_of, parse_path, parse_switch, several
 from sidecar.endpoint import DEFAULT_LISTEN, Address, parse_address
-from sidecar.setting import Setting, setting
-from sidecar.values import (
-    one_of,
-    parse_listen,
-    parse_network,
-    parse_path,
-    parse_switch,
-    several,
-)
+from sidecar.values import parse_listen, parse_network
 
 _GROUP = "endpoint"
 

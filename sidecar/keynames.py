@@ -1,7 +1,7 @@
 """Names of cache keys from templates such as ``{repository}/{branch}``.
 
 ``{repository}``, ``{branch}``, ``{target_branch}`` and ``{default_branch}`` stand for what the CI
-system tells (:mod:`sidecar.ci`), ``{env:NAME}`` for a variable, ``{{`` and ``}}`` for braces.
+system tells (:mod:`buildsvc.ci`), ``{env:NAME}`` for a variable, ``{{`` and ``}}`` for braces.
 
 Different values make different names: in a value everything but letters, digits and ``._-~`` is
 percent-encoded, the ``/`` of branches excepted, and between two placeholders there is a character
@@ -14,34 +14,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from string import Formatter
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from buildsvc.errors import ConfigError
-from sidecar.ci import SYSTEMS, Fact, system_of
-from sidecar.values import parse_name
+from buildsvc.ci import Fact, system_of
+from buildsvc.templates import Place, parse_template, told_fact
+from buildsvc.values import parse_name
 
 #: Bytes of a name at most; buildsvc.cache.keys allows some more.
 LONGEST = 480
 
 _BRANCHES = ("branch", "target_branch", "default_branch")
 _TOLD = ("repository", *_BRANCHES)
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: Branches that more builds have in common than a branch of its own, the next best first.
 _SHARED = ("target_branch", "default_branch")
 #: What values are made of: what separates two has something else.
 _IN_VALUES = re.compile(r"[A-Za-z0-9._~%:-]*")
 _IN_BRANCHES = re.compile(r"[A-Za-z0-9._~%:/-]*")
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Text, and the placeholder behind it: "" at the end, ``env:NAME`` for a variable."""
-
-    text: str
-    placeholder: str
 
 
 def parse_key_name(value: object) -> str:
@@ -74,37 +63,16 @@ def key_names(own: str, fallbacks: Sequence[str], variables: Mapping[str, str]) 
     return list(dict.fromkeys(names))
 
 
-def _places(text: str) -> list[_Place]:
-    try:
-        parsed = list(Formatter().parse(text))
-    except ValueError as error:
-        raise ValueError(f"{text!r}: {error}; write {{{{ and }}}} for braces") from None
-    places: list[_Place] = []
-    before = ""
-    for literal, name, spec, conversion in parsed:
-        before += literal
-        if name is None:
-            continue
-        places.append(_Place(before, _placeholder(text, name, spec or "", conversion)))
-        before = ""
+def _places(text: str) -> list[Place]:
+    places = parse_template(text, _TOLD)
     several = sum(place.placeholder in _BRANCHES for place in places) > 1
-    for place in places[1:]:
+    for place in places[1:-1]:
         if (_IN_BRANCHES if several else _IN_VALUES).fullmatch(place.text):
             raise ValueError(
                 f"{text!r}: expected a character such as {'@' if several else '/'} between two "
                 f"placeholders, that tells their values apart, found {place.text!r}"
             )
-    return [*places, _Place(before, "")]
-
-
-def _placeholder(text: str, name: str, spec: str, conversion: str | None) -> str:
-    if not conversion and name in _TOLD and not spec:
-        return name
-    if not conversion and name == "env" and _VARIABLE.fullmatch(spec):
-        return f"env:{spec}"
-    found = name + f"!{conversion}" * bool(conversion) + f":{spec}" * bool(spec)
-    known = ", ".join(f"{{{one}}}" for one in _TOLD)
-    raise ValueError(f"{text!r}: expected {known} or {{env:NAME}}, found {{{found}}}")
+    return places
 
 
 def _filled(text: str, variables: Mapping[str, str], **instead: Fact) -> str:
@@ -120,39 +88,7 @@ def _filled(text: str, variables: Mapping[str, str], **instead: Fact) -> str:
 
 
 def _fact(text: str, placeholder: str, variables: Mapping[str, str]) -> Fact:
-    what = f"the key name {text!r} cannot be filled in"
-    if placeholder.startswith("env:"):
-        variable = placeholder.removeprefix("env:")
-        if variables.get(variable):
-            return Fact(variables[variable])
-        raise ConfigError(
-            what, expected=f"the variable {variable}", found="it is not set, or empty",
-            advice="set it for the sidecar's container",
-        )  # fmt: skip
-    system = system_of(variables)
-    if system is None:
-        marks = _listed(mark for one in SYSTEMS for mark in one.marks)
-        raise ConfigError(
-            what, expected=f"variables of {_listed(one.name for one in SYSTEMS)}",
-            found=f"none of {marks}", advice="set them for the sidecar's container, or write "
-            f"{{env:NAME}} instead of {{{placeholder}}}",
-        )  # fmt: skip
-    fact = system.tells(placeholder, variables)
-    if fact is not None:
-        return fact
-    source = system.sources.get(placeholder)
-    raise ConfigError(
-        what,
-        expected=f"{source.needs} for {{{placeholder}}}" if source else "",
-        found=f"{system.name}, which does not tell it" + " in this build" * bool(source),
-        advice="set it for the sidecar's container, or " * bool(source)
-        + f"write {{env:NAME}} instead of {{{placeholder}}}",
-    )
-
-
-def _listed(names: Iterable[str]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} or {last}"
+    return told_fact(f"the key name {text!r}", placeholder, variables, "the sidecar's container")
 
 
 def _shortened(name: str) -> str:

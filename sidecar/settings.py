@@ -13,19 +13,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from buildsvc.setting import Setting, WrongSettings, setting
 from buildsvc.store.address import shown_address
+from buildsvc.values import between, one_of, parse_integer, parse_size
 from sidecar.cachesettings import CacheSettings
 from sidecar.daemonsettings import DaemonSettings
 from sidecar.endpoint import Address, parse_address
 from sidecar.endpointsettings import EndpointSettings
-from sidecar.setting import Setting, WrongSettings, setting
-from sidecar.values import (
-    between,
-    one_of,
-    parse_http_listen,
-    parse_integer,
-    parse_size,
-)
+from sidecar.values import parse_http_listen
 
 
 def default_root(environ: Mapping[str, str]) -> Path:

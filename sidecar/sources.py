@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from buildsvc.errors import ConfigError
-from sidecar.setting import WrongSettings
+from buildsvc.setting import Collected, WrongSettings, flag_name, is_service_link
 from sidecar.settings import SETTINGS, Settings, default_root
 
 PREFIX = "BUILDSVC_"
 
-# Kubernetes puts the address of each service of a namespace into every pod: a service named
-# "buildsvc" must not make settings unknown.
-_SERVICE_LINK = re.compile(r"(^|_)SERVICE_(HOST|PORT\w*)$|(^|_)PORT(_\d+_(TCP|UDP|SCTP)\w*)?$")
-
 # Variables of the scripts in tools/, which share the prefix.
 _NOT_OURS = frozenset({"CONFIG", "TOOLS", "BIN", "REGISTRY_ADDRESS"})
 
-
-@dataclass
-class _Collected:
-    """Values by setting, the first source that has one wins."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    origins: dict[str, str] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-
-    def offer(self, name: str, value: object, origin: str) -> None:
-        if name not in SETTINGS:
-            near = get_close_matches(name, SETTINGS, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            self.problems.append(f"{origin}: no such setting{hint}")
-        elif name not in self.values:
-            self.values[name] = value
-            self.origins[name] = origin
-
-
-def flag_name(setting: str) -> str:
-    """Return the flag of a setting."""
-    return "--" + setting.replace("_", "-")
+#: Begins the variables of the image-build step, which may be set for a whole pod.
+_STEPS = "IMAGE_"
 
 
 def load_settings(
@@ -56,7 +28,7 @@ def load_settings(
     that ``--config`` names; without it ``BUILDSVC_CONFIG`` may name one. Raises ConfigError
     that lists every problem with its origin.
     """
-    found = _Collected()
+    found = Collected(SETTINGS)
     for name, value in flags.items():
         found.offer(name, value, flag_name(name))
     for variable, text in sorted(environ.items()):
@@ -77,10 +49,7 @@ def load_settings(
     try:
         settings = Settings.read(found.values)
     except WrongSettings as error:
-        found.problems += [
-            f"{found.origins.get(name, name)}: {reason}" if name else reason
-            for name, reason in error.problems
-        ]
+        found.complain(error)
     if settings is None or found.problems:
         raise ConfigError("\n".join(["the settings are wrong:", *found.problems]))
     return settings.with_origins(found.origins)
@@ -88,9 +57,9 @@ def load_settings(
 
 def _is_setting(variable: str) -> bool:
     name = variable.removeprefix(PREFIX)
-    if name == variable or name in _NOT_OURS:
+    if name == variable or name in _NOT_OURS or name.startswith(_STEPS):
         return False
-    return name.lower() in SETTINGS or not _SERVICE_LINK.search(name)
+    return name.lower() in SETTINGS or not is_service_link(name)
 
 
 def _read_file(path: Path, problems: list[str]) -> Mapping[object, object]:
@@ -114,7 +83,7 @@ def _read_file(path: Path, problems: list[str]) -> Mapping[object, object]:
     return {key: value for key, value in content.items() if value is not None}
 
 
-def _refuse_secrets(found: _Collected) -> None:
+def _refuse_secrets(found: Collected) -> None:
     """Every process of the pod can read a command line: no password may be on it."""
     if found.origins.get("store") == flag_name("store"):
         authority = str(found.values["store"]).partition("://")[2].partition("/")[0]

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from buildsvc.errors import ConfigError
+from buildsvc.setting import flag_name
 from sidecar import cli
 from sidecar.settings import SETTINGS
-from sidecar.sources import flag_name
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildsvc.cache.keys import MAX_NAME, CacheKey
+from buildsvc.ci import system_of
 from buildsvc.errors import ConfigError
-from sidecar.ci import system_of
 from sidecar.keynames import LONGEST, key_names, parse_key_name
 
 GITHUB = {"GITHUB_REPOSITORY": "acme/app", "GITHUB_REF": "refs/heads/feature/x"}
@@ -41,6 +41,7 @@ JENKINS_CHANGE = {
     "CHANGE_ID": "7",
     "CHANGE_TARGET": "main",
 }
+TEKTON = {"TEKTON_GIT_URL": "git@git.example.com:acme/app.git", "TEKTON_GIT_BRANCH": "main"}
 TEMPLATE = "{repository}/{branch}"
 
 
@@ -66,6 +67,13 @@ TEMPLATE = "{repository}/{branch}"
             ["git.example.com%2Facme%2Fapp/pull:7", "git.example.com%2Facme%2Fapp/main"],
         ),
         ({**JENKINS, "TAG_NAME": "v1"}, ["git.example.com%2Facme%2Fapp/tag:v1"]),
+        (TEKTON, ["git.example.com%2Facme%2Fapp/main"]),
+        (
+            # The author of a request has called the branch main.
+            {**TEKTON, "TEKTON_PULL_REQUEST": "7", "TEKTON_TARGET_BRANCH": "main"},
+            ["git.example.com%2Facme%2Fapp/pull:7", "git.example.com%2Facme%2Fapp/main"],
+        ),
+        ({**TEKTON, "TEKTON_GIT_TAG": "v1"}, ["git.example.com%2Facme%2Fapp/tag:v1"]),
     ],
 )
 def test_what_each_system_makes_of_a_template(variables: dict[str, str], names: list[str]) -> None:
@@ -155,7 +163,7 @@ def test_fallbacks_of_ones_own_are_the_only_ones() -> None:
 @pytest.mark.parametrize(
     ("template", "variables", "parts"),
     [
-        ("{branch}", {}, ["GitHub Actions, GitLab or Jenkins", "none of", "{env:NAME}"]),
+        ("{branch}", {}, ["GitHub Actions, GitLab, Jenkins or Tekton", "none of", "{env:NAME}"]),
         ("{branch}", {"CI_PROJECT_PATH": "a/b"}, ["CI_MERGE_REQUEST_IID", "found: GitLab"]),
         ("{branch}", {**GITHUB, "GITHUB_REF": ""}, ["GITHUB_REF", "found: GitHub Actions"]),
         ("{repository}", {"BRANCH_NAME": "x"}, ["GIT_URL for {repository}", "found: Jenkins"]),

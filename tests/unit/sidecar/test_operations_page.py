@@ -9,10 +9,10 @@ from typing import get_args
 import pytest
 
 from buildsvc import errors
+from buildsvc.setting import flag_name
 from sidecar.cli import main
 from sidecar.metrics import registry
 from sidecar.settings import SETTINGS
-from sidecar.sources import flag_name
 from sidecar.status import ColdReason, Generation, Phase, SkipReason, Status
 
 

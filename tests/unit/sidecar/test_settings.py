@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildsvc.errors import ConfigError, EnvironmentUnfit
+from buildsvc.setting import flag_name
+from buildsvc.values import duration_text, parse_duration, parse_size, size_text
 from sidecar.settings import SETTINGS, Settings
-from sidecar.sources import flag_name, load_settings
-from sidecar.values import duration_text, parse_duration, parse_size, size_text
+from sidecar.sources import load_settings
 
 
 def load(
@@ -157,7 +158,8 @@ def test_the_variables_that_kubernetes_sets_for_services_are_no_settings() -> No
     links = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP"]
     links += ["PORT_80_TCP_ADDR", "WEB_SERVICE_HOST", "WEB_PORT", "WEB_PORT_443_TCP_PROTO"]
     scripts = ["TOOLS", "BIN", "REGISTRY_ADDRESS"]
-    load({}, {f"BUILDSVC_{name}": "tcp://10.0.0.1:80" for name in [*links, *scripts]})
+    steps = ["IMAGE_REPOSITORY", "IMAGE_REGISTRY_PASSWORD"]
+    load({}, {f"BUILDSVC_{name}": "tcp://10.0.0.1:80" for name in [*links, *scripts, *steps]})
     with pytest.raises(ConfigError, match="BUILDSVC_PORTS"):
         load({}, {"BUILDSVC_PORTS": "1"})
 

@@ -3,6 +3,7 @@
 GitHub Actions: https://docs.github.com/en/actions/reference/workflows-and-actions/variables
 GitLab: https://docs.gitlab.com/ci/variables/predefined_variables/
 Jenkins: https://www.jenkins.io/doc/book/pipeline/multibranch/ and the Git plugin's GIT_URL
+Tekton sets none: the tasks of deploy/ do, from the parameters of their pipeline.
 
 A build for a pull or merge request, or of a tag, is not one of a branch, even where the author of
 the request has called the branch ``main``: such a build's ``branch`` is ``pull:12`` or ``tag:v1``,
@@ -79,9 +80,32 @@ def _github_branch(variables: Variables) -> Fact | None:
     return Fact(name, "tag" if kind == "tags" else "")
 
 
-def _remote(variables: Variables) -> Fact | None:
+def _github_tag(variables: Variables) -> Fact | None:
+    fact = _github_branch(variables)
+    return Fact(fact.value) if fact and fact.kind == "tag" else None
+
+
+def _remote(variable: str) -> Source:
     """Return host and path of the address of a Git repository, without user and password."""
-    url = variables.get("GIT_URL", "")
+
+    def find(variables: Variables) -> Fact | None:
+        return _host_and_path(variables.get(variable, ""))
+
+    return Source(variable, find)
+
+
+def _path(variable: str) -> Source:
+    """Return what :func:`_remote` does, without the host."""
+
+    def find(variables: Variables) -> Fact | None:
+        fact = _host_and_path(variables.get(variable, ""))
+        host, _, path = fact.value.partition("/") if fact else ("", "", "")
+        return Fact(path or host) if host else None
+
+    return Source(variable, find)
+
+
+def _host_and_path(url: str) -> Fact | None:
     _, separator, rest = url.partition("://")
     # Without a scheme it is `user@host:path`, or a path.
     authority, slash, path = rest.partition("/") if separator else url.partition(":")
@@ -101,8 +125,12 @@ SYSTEMS = (
         ("GITHUB_REPOSITORY", "GITHUB_REF"),
         {
             "repository": _first(("GITHUB_REPOSITORY", "")),
+            "path": _first(("GITHUB_REPOSITORY", "")),
             "branch": Source("GITHUB_REF, refs/pull/… in a pull request,", _github_branch),
             "target_branch": _first(("GITHUB_BASE_REF", "")),
+            "tag": Source("GITHUB_REF, refs/tags/…,", _github_tag),
+            "commit": _first(("GITHUB_SHA", "")),
+            "build": _first(("GITHUB_RUN_NUMBER", "")),
         },
     ),
     System(
@@ -110,6 +138,7 @@ SYSTEMS = (
         ("CI_PROJECT_PATH", "CI_COMMIT_REF_NAME", "CI_COMMIT_BRANCH", "CI_MERGE_REQUEST_IID"),
         {
             "repository": _first(("CI_PROJECT_PATH", "")),
+            "path": _first(("CI_PROJECT_PATH", "")),
             "branch": _first(
                 ("CI_MERGE_REQUEST_IID", "pull"),
                 ("CI_EXTERNAL_PULL_REQUEST_IID", "pull"),
@@ -121,15 +150,43 @@ SYSTEMS = (
                 ("CI_EXTERNAL_PULL_REQUEST_TARGET_BRANCH_NAME", ""),
             ),
             "default_branch": _first(("CI_DEFAULT_BRANCH", "")),
+            "tag": _first(("CI_COMMIT_TAG", "")),
+            "commit": _first(("CI_COMMIT_SHA", "")),
+            "build": _first(("CI_PIPELINE_IID", "")),
         },
     ),
     System(
         "Jenkins",
-        ("GIT_URL", "BRANCH_NAME", "CHANGE_ID", "TAG_NAME"),
+        ("GIT_URL", "BRANCH_NAME", "CHANGE_ID", "TAG_NAME", "JENKINS_URL"),
         {
-            "repository": Source("GIT_URL", _remote),
+            "repository": _remote("GIT_URL"),
+            "path": _path("GIT_URL"),
             "branch": _first(("CHANGE_ID", "pull"), ("TAG_NAME", "tag"), ("BRANCH_NAME", "")),
             "target_branch": _first(("CHANGE_TARGET", "")),
+            "tag": _first(("TAG_NAME", "")),
+            "commit": _first(("GIT_COMMIT", "")),
+            "build": _first(("BUILD_NUMBER", "")),
+        },
+    ),
+    System(
+        "Tekton",
+        (
+            *("TEKTON_GIT_URL", "TEKTON_GIT_BRANCH", "TEKTON_GIT_TAG", "TEKTON_PULL_REQUEST"),
+            *("TEKTON_GIT_COMMIT", "TEKTON_RUN"),
+        ),
+        {
+            "repository": _remote("TEKTON_GIT_URL"),
+            "path": _path("TEKTON_GIT_URL"),
+            "branch": _first(
+                ("TEKTON_PULL_REQUEST", "pull"),
+                ("TEKTON_GIT_TAG", "tag"),
+                ("TEKTON_GIT_BRANCH", ""),
+            ),
+            "target_branch": _first(("TEKTON_TARGET_BRANCH", "")),
+            "default_branch": _first(("TEKTON_DEFAULT_BRANCH", "")),
+            "tag": _first(("TEKTON_GIT_TAG", "")),
+            "commit": _first(("TEKTON_GIT_COMMIT", "")),
+            "build": _first(("TEKTON_RUN", "")),
         },
     ),
 )
