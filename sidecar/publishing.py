@@ -249,6 +249,7 @@ class Publishing:
             found_key=self._key.name,
             number=published.number,
             created_unix=published.head.created_unix_ns / 1e9,
+            cold_build_seconds=seconds,
         )
         self._status.was_published(generation)
         log.info("published", key=self._key.name, generation=published.number)

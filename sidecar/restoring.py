@@ -151,6 +151,7 @@ class Restoration:
             number=head.number,
             created_unix=head.created_unix_ns / 1e9,
             because=str(self._passed),
+            cold_build_seconds=found.root.cold_build_seconds,
         )
         self._status.restores(generation, objects)
         log.info("restored", key=found.key.name, generation=head.number, objects=objects)

@@ -67,6 +67,7 @@ class Generation:
     created_unix: float
     because: str = ""
     found_domain: str = ""
+    cold_build_seconds: float = 0.0
 
     @property
     def is_fallback(self) -> bool:

@@ -204,6 +204,8 @@ async def test_a_build_is_published_when_it_has_ended(tmp_path: Path) -> None:
         assert generation is not None
         root = await it.log.read_root(generation)
         assert root.cold_build_seconds == 12.5
+        assert it.status.published is not None
+        assert it.status.published.cold_build_seconds == 12.5
         assert root.trace.cold
         assert list(root.trace.used) == ["buildkit/1/lower"]
 
