@@ -1,4 +1,4 @@
-module buildsvc.invalid/tools/peers/buildx
+module buildsvc.invalid/tools/buildx
 
 go 1.26.8
 
