@@ -1,11 +1,12 @@
-"""The command line of what is not a sidecar: the groups ``store``, ``key`` and ``cache``."""
+"""The command line of what is not a sidecar: the step ``image-build``, and the groups ``store``,
+``key`` and ``cache``.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,8 +16,7 @@ from typing import TYPE_CHECKING
 
 from buildsvc._version import __version__
 from buildsvc.cachecli import add_cache_commands
-from buildsvc.commandline import Parser, error_lines
-from buildsvc.errors import BuildsvcError
+from buildsvc.commandline import EX_IOERR, Parser, exit_code
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -24,12 +24,9 @@ if TYPE_CHECKING:
     from buildsvc.store.check import Finding, Report
     from buildsvc.store.probes import Probe
 
-EX_IOERR = 74
-EX_INTERRUPTED = 130
-
 _ABOUT = """\
 Image builds in fresh pods at the speed of a warm daemon. The part beside a build is `sidecar`;
-this is for those who keep the cache."""
+this is the build itself, and for those who keep the cache."""
 
 _CODES = """\
 exit codes: 0 done, 64 wrong usage, 65 the cache is not what it should be, 66 it has no such key or
@@ -77,23 +74,13 @@ Command = Callable[[argparse.Namespace], int]
 
 def main(argv: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    try:
+
+    def command() -> int:
         arguments = _parser().parse_args(argv)
-        command: Command = arguments.command
-        code = command(arguments)
-        # Here, so that a reader that has left is noticed below and not at exit.
-        sys.stdout.flush()
-    except BuildsvcError as error:
-        sys.stderr.write(f"buildsvc: error: {error_lines(error)}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        return EX_INTERRUPTED
-    except BrokenPipeError:
-        # Nothing must be written at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EX_IOERR
-    else:
-        return code
+        chosen: Command = arguments.command
+        return chosen(arguments)
+
+    return exit_code("buildsvc", command)
 
 
 def _parser() -> Parser:
@@ -107,6 +94,8 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"buildsvc {__version__}")
     groups = parser.add_subparsers(metavar="GROUP", required=True, parser_class=Parser)
+    # Its parser is its own: see buildsvc.__main__.
+    groups.add_parser("image-build", help="Build an image on the sidecar beside this step.")
     store = groups.add_parser("store", help="The object store that caches are kept in.")
     commands = store.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     check = commands.add_parser(

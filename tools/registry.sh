@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # registry.sh address              prints the address on which `start` listens, creating it where it is missing
-# registry.sh start DIR PORT       starts Debian's docker-registry with its data below DIR and prints HOST:PORT
+# registry.sh start DIR PORT       starts Debian's docker-registry with its data below DIR and prints HOST:PORT.
+#                                  With DIR/cert.pem and DIR/key.pem it speaks TLS, with DIR/htpasswd it wants a password
 # registry.sh stop DIR             stops the one that was started on DIR
 #
 # A build in a network namespace of its own cannot, and must not, reach the host's loopback: slirp4netns blocks
 # 127.0.0.0/8. So the registry gets an address that is the host's but not 127.x: one of 198.18.0.0/15, which RFC 2544
 # keeps for benchmarks and nobody routes, on the loopback interface. Nothing on the outside can reach it by accident.
-# It speaks plain HTTP: BuildKit needs `[registry."HOST:PORT"] http = true` in its configuration.
+# Without a certificate it speaks plain HTTP: BuildKit needs `[registry."HOST:PORT"] http = true` in its configuration.
 set -euo pipefail
 # shellcheck source=tools/env.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/env.sh"
@@ -21,17 +22,20 @@ ensure_address() {
 answers() { exec 3<>"/dev/tcp/$address/$1" && exec 3>&-; }
 
 start() {
-  local dir=$1 port=$2 pid
+  local dir=$1 port=$2 pid tls="" auth=""
   ensure_address
   ! answers "$port" 2>/dev/null || die "something already listens on $address:$port"
   mkdir -p "$dir/data"
+  [[ ! -e $dir/cert.pem ]] || tls=", tls: {certificate: $dir/cert.pem, key: $dir/key.pem}"
+  [[ ! -e $dir/htpasswd ]] || auth="auth: {htpasswd: {realm: registry, path: $dir/htpasswd}}"
   cat >"$dir/config.yml" <<YML
 version: 0.1
 log: {level: warn, accesslog: {disabled: true}}
 storage:
   filesystem: {rootdirectory: $dir/data}
   delete: {enabled: true}
-http: {addr: "$address:$port"}
+http: {addr: "$address:$port"$tls}
+$auth
 YML
   # Its own session: a Ctrl-C meant for the caller does not end it.
   setsid docker-registry serve "$dir/config.yml" >"$dir/log" 2>&1 </dev/null &

@@ -1,0 +1,1 @@
+"""The image-build step of a pipeline: builds on the sidecar beside it, pushes, checks, reports."""

@@ -1,0 +1,78 @@
+"""Every option of the step: a flag (``--build-arg``), or a variable (``BUILDSVC_IMAGE_BUILD_ARG``).
+
+docs/image-build.md has the same table. The groups are dataclasses of their own, in the modules
+whose names end in ``settings``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from buildsvc.errors import ConfigError
+from buildsvc.imagebuild.buildsettings import BuildSettings
+from buildsvc.imagebuild.imagesettings import ImageSettings
+from buildsvc.imagebuild.placesettings import PlaceSettings
+from buildsvc.setting import Collected, Setting, WrongSettings, flag_name, is_service_link
+
+PREFIX = "BUILDSVC_IMAGE_"
+
+#: The one option that is a variable only: a command line would show it to the whole pod.
+PASSWORD = PREFIX + "REGISTRY_PASSWORD"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(PlaceSettings, BuildSettings, ImageSettings):
+    """The options of one step, checked; templates are not filled in yet."""
+
+    @classmethod
+    def read(cls, values: Mapping[str, object]) -> Self:
+        """Return options of values as people write them. Raises WrongSettings with all of it."""
+        problems: list[tuple[str, str]] = []
+        known: dict[str, Any] = {}
+        for name, value in values.items():
+            try:
+                known[name] = SETTINGS[name].read(value)
+            except ValueError as error:
+                problems.append((name, str(error)))
+        settings = cls(**known)
+        unclear = {name for name, _ in problems}
+        problems += [("", text) for names, text in settings.contradictions() if not names & unclear]
+        if problems:
+            raise WrongSettings(problems)
+        return settings
+
+    def contradictions(self) -> list[tuple[frozenset[str], str]]:
+        """Return which options cannot go together, and what of that is to be said."""
+        return [*self.image_contradictions(), *self.build_contradictions()]
+
+
+SETTINGS: Mapping[str, Setting] = {
+    entry.name: entry.metadata["setting"] for entry in fields(Settings) if entry.metadata
+}
+"""Every option by name, in the order of the help."""
+
+
+def load_settings(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
+    """Return the options of a command line and of variables; what is empty counts as not given.
+
+    Raises ConfigError that lists every problem with its origin.
+    """
+    found = Collected(SETTINGS)
+    for name, value in flags.items():
+        if value not in ("", []):
+            found.offer(name, value, flag_name(name))
+    for variable, text in sorted(environ.items()):
+        name = variable.removeprefix(PREFIX)
+        known = name.lower() in SETTINGS
+        if variable not in (name, PASSWORD) and (text if known else not is_service_link(name)):
+            found.offer(name.lower(), text, variable)
+    settings = None
+    try:
+        settings = Settings.read(found.values)
+    except WrongSettings as error:
+        found.complain(error)
+    if settings is None or found.problems:
+        raise ConfigError("\n".join(["the options are wrong:", *found.problems]))
+    return settings
