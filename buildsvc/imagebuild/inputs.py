@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from buildsvc.errors import ConfigError
 from buildsvc.imagebuild.buildsettings import BuildSettings
@@ -90,6 +92,27 @@ def build_arguments(settings: BuildSettings, variables: Mapping[str, str]) -> li
             )
         found.append(argument if equals else f"{name}={variables[name]}")
     return found
+
+
+def check_authority(path: Path | None) -> None:
+    """Look whether certificates of an authority can be used, before a build needs them.
+
+    Raises InputMissing, or ConfigError for a file of something else.
+    """
+    if path is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        raise ConfigError(
+            f"--registry-ca {path} cannot be used",
+            expected="certificates in PEM",
+            found="none that can be read",
+        ) from None
+    except OSError as error:
+        raise InputMissing(
+            f"--registry-ca {path} cannot be read", found=str(error.strerror)
+        ) from None
 
 
 def check_secrets(settings: BuildSettings, variables: Mapping[str, str]) -> None:

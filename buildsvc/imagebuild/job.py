@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildsvc.errors import CannotCreate
-from buildsvc.imagebuild.inputs import build_arguments, check_secrets, find_context
+from buildsvc.imagebuild.inputs import (
+    build_arguments,
+    check_authority,
+    check_secrets,
+    find_context,
+)
 from buildsvc.imagebuild.names import ImageNames
 from buildsvc.imagebuild.settings import Settings
 from buildsvc.imagebuild.values import fields_of, fields_text
@@ -34,6 +39,7 @@ def job_arguments(
     """
     context = find_context(settings)
     check_secrets(settings, variables)
+    check_authority(settings.registry_ca)
     options = [
         *context.options,
         *(f"target={stage}" for stage in (settings.target,) if stage),

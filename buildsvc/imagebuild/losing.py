@@ -50,7 +50,7 @@ class StatusJudge:
 
     async def begin(self) -> None:
         """See :class:`Judge`."""
-        self._before = await self._page.read()
+        self._before = await self._page.read(builds=False)
         self._began = time.time()
 
     async def cause(self, ref: str) -> tuple[Cause, str]:

@@ -192,14 +192,7 @@ class HttpRegistry:
         if self._opener is None:
             context = ssl.create_default_context()
             if self._authority is not None:
-                try:
-                    context.load_verify_locations(self._authority)
-                except (OSError, ssl.SSLError) as error:
-                    raise ConfigError(
-                        f"--registry-ca {self._authority} cannot be used",
-                        expected="certificates in PEM",
-                        found=str(error),
-                    ) from None
+                context.load_verify_locations(self._authority)
             if self._insecure:
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 SCHEMA = 1
 _SECONDS = 5.0
+#: No version is as high, so that nothing of the timeline has changed since.
+_NO_TIMELINE = f"?since={10**18}"
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,17 @@ class Seen:
 class StatusPage(Protocol):
     """Where the status is read."""
 
-    async def read(self) -> Seen | None:
-        """Return the status; None where nobody, or something else, answers."""
+    async def read(self, *, builds: bool = True) -> Seen | None:
+        """Return the status; None where nobody, or something else, answers.
+
+        Without ``builds`` it costs the sidecar less, which has work to do while it is waited for.
+        """
 
 
 class NoStatus:
     """For ``--status-url=off``."""
 
-    async def read(self) -> Seen | None:
+    async def read(self, *, builds: bool = True) -> Seen | None:  # noqa: ARG002  the Protocol's
         """Return that nobody answers."""
         return None
 
@@ -68,13 +73,13 @@ class HttpStatus:
         # It is in this pod: no proxy leads to it.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-    async def read(self) -> Seen | None:
-        """Return the status; None where nobody, or something else, answers."""
-        return await asyncio.to_thread(self._read)
+    async def read(self, *, builds: bool = True) -> Seen | None:
+        """See :class:`StatusPage`."""
+        return await asyncio.to_thread(self._read, self._url + _NO_TIMELINE * (not builds))
 
-    def _read(self) -> Seen | None:
+    def _read(self, url: str) -> Seen | None:
         try:
-            with self._opener.open(self._url, timeout=_SECONDS) as answer:
+            with self._opener.open(url, timeout=_SECONDS) as answer:
                 return seen(json.loads(answer.read()))
         except (OSError, HTTPException, ValueError):
             return None

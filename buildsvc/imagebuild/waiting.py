@@ -81,7 +81,7 @@ class SidecarWaiter:
             except NotThereYet as missing:
                 shown.waits(f"waiting for the sidecar: {missing}")
             else:
-                seen = await self._status.read()
+                seen = await self._status.read(builds=False)
                 if seen is not None and not seen.ready:
                     what = seen.waiting_for or seen.phase
                     shown.waits(f"the sidecar at {endpoint.url}: {what}")

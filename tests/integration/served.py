@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from aiohttp import web
+
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.store.local import LocalStore
-from tests.integration.objects import Objects, objects
+from sidecar.plan import Plan
+from sidecar.segments import cut
+from tests.integration.objects import Objects, Request, objects
 from tests.integration.seed import KEY, Seed
 from tests.integration.sidecars import Pod, State
 from tests.integration.steady import Project
@@ -66,3 +70,24 @@ async def root_of(directory: Path) -> tuple[Generation, cache_pb2.Root]:
 
 def fetches(state: State, outcome: str) -> list[State]:
     return [s for s in state["timeline"] if s["kind"] == "fetch" and s["outcome"] == outcome]
+
+
+def after_databases(
+    root: cache_pb2.Root, act: Callable[[], web.Response | None]
+) -> Callable[[Request], object]:
+    """Return a hook that lets the databases pass and calls ``act`` for every later read."""
+    databases = Plan(root).databases
+    left = sum(
+        len(plan.ranges)
+        for part in (databases.tree, databases.data)
+        for plan in cut(enumerate(part))
+    )
+
+    async def hook(request: Request) -> web.StreamResponse | None:
+        nonlocal left
+        if request.done or not request.name.startswith("packs/") or request.writes:
+            return None
+        left -= 1
+        return act() if left < 0 else None
+
+    return hook

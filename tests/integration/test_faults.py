@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
-from sidecar.plan import Plan
-from sidecar.segments import cut
 from tests.integration.objects import Request
 from tests.integration.seed import Seed
-from tests.integration.served import fetches, root_of, scene
+from tests.integration.served import after_databases, fetches, root_of, scene
 from tests.integration.sidecars import pod
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("machine")]
-
-
-def after_databases(
-    root: cache_pb2.Root, act: Callable[[], web.Response | None]
-) -> Callable[[Request], object]:
-    """Return a hook that lets the databases pass and calls ``act`` for every later read."""
-    databases = Plan(root).databases
-    left = sum(
-        len(plan.ranges)
-        for part in (databases.tree, databases.data)
-        for plan in cut(enumerate(part))
-    )
-
-    async def hook(request: Request) -> web.StreamResponse | None:
-        nonlocal left
-        if request.done or not request.name.startswith("packs/") or request.writes:
-            return None
-        left -= 1
-        return act() if left < 0 else None
-
-    return hook
 
 
 async def undisturbed(_: Request) -> None:

@@ -8,10 +8,14 @@ import signal
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from tests.integration.conftest import Registries
 from tests.integration.contexts import BASE, context, write
 from tests.integration.exports import pulled
+from tests.integration.objects import Request
+from tests.integration.seed import Seed
+from tests.integration.served import after_databases, root_of, scene
 from tests.integration.sidecars import Pod, pod
 from tests.integration.steps import HTTP, beside, result, start_step, step
 
@@ -76,6 +80,38 @@ async def test_a_lost_cache_makes_it_run_once_more(directory: Path, image: list[
         assert "went-fast" in done.err
         assert "the build ran 2 times, because the cache was lost" in done.err
         assert result(directory / "result.json")["attempts"] == 2
+
+
+async def test_a_store_that_dies_costs_one_more_run(
+    directory: Path, seeded: Seed, image: list[str]
+) -> None:
+    """The build fails first, of what it waits for; then the sidecar gives the cache up."""
+    async with scene(directory, seeded) as it:
+        _, root = await root_of(it.store.directory)
+        dead = asyncio.Event()
+        it.store.hook = after_databases(root, dead.set)  # type: ignore[assignment, arg-type]
+        hold = it.store.hook
+
+        async def hook(request: Request) -> web.StreamResponse | None:
+            answer = await hold(request)
+            if dead.is_set():
+                await asyncio.Event().wait()
+            return answer
+
+        it.store.hook = hook
+        async with it.pod(HTTP) as one:
+            await dead.wait()
+            await it.store.die()
+            await one.ready()
+            it.project.revise(0)
+            done = await step(
+                directory, *image, *await beside(one), f"--context={it.project.directory}",
+                f"--output=type=oci,dest={directory / 'image.tar'}",
+            )  # fmt: skip
+            assert done.code == 0, done.err
+            assert "running it again" in done.err
+            it.project.check(directory / "image.tar", 0)
+            assert (await one.status())["counts"]["roots_lost"] == 1
 
 
 async def test_a_second_loss_is_the_builds_end(directory: Path, image: list[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from buildsvc.errors import EnvironmentUnfit
@@ -19,10 +19,11 @@ class FakeStatus:
     says: list[Seen | None]
     reads: int = 0
 
-    async def read(self) -> Seen | None:
+    async def read(self, *, builds: bool = True) -> Seen | None:
         await asyncio.sleep(0)
         self.reads += 1
-        return self.says.pop(0) if len(self.says) > 1 else self.says[0]
+        seen = self.says.pop(0) if len(self.says) > 1 else self.says[0]
+        return replace(seen, builds={}) if seen and not builds else seen
 
 
 @dataclass

@@ -12,6 +12,7 @@ from buildsvc.imagebuild.job import job_arguments
 from buildsvc.imagebuild.names import image_names
 from buildsvc.imagebuild.settings import load_settings
 from buildsvc.imagebuild.values import fields_of, fields_text
+from sidecar.certificates import make_certificates
 
 
 @pytest.fixture
@@ -39,13 +40,15 @@ def test_the_least(app: Path) -> None:
 
 def test_everything(app: Path) -> None:
     (app / "sub").mkdir()
+    make_certificates(app / "server", app / "client")
+    authority = app / "server" / "ca.pem"
     (app / "sub" / "Other").touch()
     found = job(
         app, {"HOW": "well, so"}, dockerfile="sub/Other", target="t", build_arg=["A=b c", "HOW"],
         platform="linux/amd64,linux/arm64", label=["l=1"], sbom="generator=r/s", provenance="max",
         frontend_opt=["x=y"], allow=["network.host"], cache_from=["type=registry,ref=r/c"],
         cache_to=["type=inline"], tag=["2"], annotation=["n=a, b"], registry_insecure="on",
-        registry_ca="/ca.pem", no_cache="on", push_option=["compression=zstd"],
+        registry_ca=str(authority), no_cache="on", push_option=["compression=zstd"],
         output=["type=docker,dest=/o.tar"],
     )  # fmt: skip
     for argument in (
@@ -54,7 +57,7 @@ def test_everything(app: Path) -> None:
         "--opt=build-arg:HOW=well, so", "--opt=label:l=1", "--opt=attest:sbom=generator=r/s",
         "--opt=attest:provenance=mode=max", "--opt=x=y", "--allow=network.host", "--no-cache",
         "--import-cache=type=registry,ref=r/c", "--export-cache=type=inline",
-        "--registry-auth-tlscontext=host=r.example,ca=/ca.pem,insecure=true",
+        f"--registry-auth-tlscontext=host=r.example,ca={authority},insecure=true",
         (
             '--output=type=image,"name=r.example/app:1,r.example/app:2",push=true,'
             'registry.insecure=true,"annotation.n=a, b",compression=zstd'
@@ -101,6 +104,8 @@ def test_a_git_repository() -> None:
         ({"secret": ["id=a,env=NOT_SET"]}, InputMissing, "the variable NOT_SET"),
         ({"ssh": ["default"]}, InputMissing, "SSH_AUTH_SOCK is not set"),
         ({"ssh": ["a=/nowhere"]}, InputMissing, "/nowhere, which does not exist"),
+        ({"registry_ca": "/nowhere"}, InputMissing, "No such file"),
+        ({"registry_ca": "/etc/passwd"}, ConfigError, "certificates in PEM"),
         ({"context": "https://me:hunter2@g.example/a.git"}, ConfigError, "GIT_AUTH_TOKEN"),
         ({"context": "https://g.example/a.git", "dockerfile": "/D"}, ConfigError, "relative to"),
     ],

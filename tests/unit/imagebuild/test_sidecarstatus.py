@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -68,6 +68,14 @@ async def served(body: str, code: int = 200) -> AsyncIterator[str]:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(text=body, status=code)
 
+    async with serving(answer) as url:
+        yield url
+
+
+@asynccontextmanager
+async def serving(
+    answer: Callable[[web.Request], Awaitable[web.StreamResponse]],
+) -> AsyncIterator[str]:
     application = web.Application()
     application.router.add_get("/status", answer)
     runner = web.AppRunner(application, access_log=None)
@@ -82,13 +90,20 @@ async def served(body: str, code: int = 200) -> AsyncIterator[str]:
 async def test_the_page_and_the_fake_say_the_same() -> None:
     made = status()
     expected = seen(made.snapshot())
-    async with served(json.dumps(made.snapshot())) as url:
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response(made.snapshot(since=int(request.query.get("since", 0))))
+
+    async with serving(answer) as url:
         pages: list[StatusPage] = [HttpStatus(url), FakeStatus([expected])]
         for page in pages:
             for _ in range(2):
                 found = await page.read()
                 assert isinstance(found, Seen)
                 assert found.builds == (expected.builds if expected else None)
+            without = await page.read(builds=False)
+            assert without is not None
+            assert (without.builds, without.roots_lost) == ({}, 1)
 
 
 @pytest.mark.parametrize(("body", "code"), [("no JSON", 200), ("[1]", 200), ("{}", 503)])
