@@ -11,6 +11,8 @@ from buildsvc.imagebuild.sidecarstatus import Seen, StatusPage
 
 #: Seconds in which the sidecar has noticed, and said, that it has lost its root.
 _NOTICED = 1.5
+#: The same where the daemon died, or no end of the build was told: the reason follows.
+_EXPLAINED = 5.0
 #: Seconds after which a sidecar that is not ready again is not waited for.
 _AT_MOST = 30.0
 _PAUSE = 0.1
@@ -61,7 +63,7 @@ class StatusJudge:
             passed = time.monotonic() - ended
             if now is not None and self._lost(now):
                 return Cause.CACHE, now.advice_detail
-            if passed >= _AT_MOST or (passed >= _NOTICED and _settled(now, ref)):
+            if passed >= _AT_MOST or _settled(now, ref, passed):
                 return self._other(now), ""
             await asyncio.sleep(_PAUSE)
 
@@ -82,10 +84,10 @@ class StatusJudge:
         return now.run_again and now.advice_unix >= self._began
 
 
-def _settled(now: Seen | None, ref: str) -> bool:
+def _settled(now: Seen | None, ref: str, passed: float) -> bool:
     """Whether the sidecar has nothing to add: it serves builds, and knows how this one ended."""
     if now is None:
-        return True
+        return passed >= _NOTICED
     build = now.builds.get(ref)
     told = build is None or (build.outcome != "" and build.error != _DIED)
-    return now.ready and told
+    return now.ready and passed >= (_NOTICED if told else _EXPLAINED)

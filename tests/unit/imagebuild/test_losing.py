@@ -15,6 +15,7 @@ from tests.unit.imagebuild.fakes import FakeStatus
 BEFORE = Seen("ready", ready=True, started_unix=1.0)
 FAILED = replace(BEFORE, builds={"ref": BuildSeen("failed", "exit code: 7", 0, 3)})
 DIED = replace(BEFORE, builds={"ref": BuildSeen("failed", "buildkitd died", None, None)})
+RUNNING = BuildSeen("", "", None, None)
 MOVING = replace(DIED, ready=False, phase="starting-daemon")
 LOST = replace(MOVING, roots_lost=1, run_again=True, advice_detail="the cache was lost (why)")
 
@@ -23,6 +24,7 @@ LOST = replace(MOVING, roots_lost=1, run_again=True, advice_detail="the cache wa
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losing, "_PAUSE", 0.0)
     monkeypatch.setattr(losing, "_NOTICED", 0.05)
+    monkeypatch.setattr(losing, "_EXPLAINED", 0.1)
     monkeypatch.setattr(losing, "_AT_MOST", 0.2)
 
 
@@ -58,6 +60,14 @@ async def cause(*says: Seen | None, ref: str = "ref") -> tuple[Cause, str]:
 )
 async def test_causes(says: list[Seen | None], found: Cause) -> None:
     assert (await cause(*says))[0] is found
+
+
+@pytest.mark.parametrize("before_that", [DIED, MOVING, replace(DIED, builds={"ref": RUNNING})])
+async def test_a_reason_that_comes_late(monkeypatch: pytest.MonkeyPatch, before_that: Seen) -> None:
+    monkeypatch.setattr(losing, "_NOTICED", 0.0)
+    monkeypatch.setattr(losing, "_EXPLAINED", 60.0)
+    monkeypatch.setattr(losing, "_AT_MOST", 60.0)
+    assert (await cause(BEFORE, before_that, before_that, LOST))[0] is Cause.CACHE
 
 
 async def test_the_sidecars_words() -> None:
