@@ -8,10 +8,13 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from buildsvc.commandline import Parser, add_settings, exit_code
+from buildsvc.errors import BuildsvcError, CannotCreate
 from buildsvc.imagebuild.credentials import (
     Credentials,
     GivenCredentials,
@@ -49,7 +52,12 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def main(argv: Sequence[str]) -> int:
     """Run the step and return its exit code."""
-    return exit_code("image-build", lambda: _image_build(argv))
+    try:
+        return exit_code("image-build", lambda: _image_build(argv))
+    except Exception:  # noqa: BLE001  Python would end with 1, as a build that failed does.
+        traceback.print_exc()
+        say("this is a defect of the step; please report it")
+        return BuildsvcError.exit_code
 
 
 def _image_build(argv: Sequence[str]) -> int:
@@ -110,9 +118,7 @@ async def run_step(settings: Settings, environ: Mapping[str, str], stop: Stop) -
     names = image_names(settings, environ)
     arguments = job_arguments(settings, names, environ)
     make_places(settings)
-    # Mode 0700: credentials are in it.
-    with tempfile.TemporaryDirectory(prefix="buildsvc-image-") as directory:
-        private = Path(directory)
+    with private_directory() as private:
         credentials = GivenCredentials(settings, environ)
         login = _Login(credentials, private, names, environ)
         status = NoStatus() if settings.status_url == "off" else HttpStatus(settings.status_url)
@@ -134,6 +140,25 @@ async def run_step(settings: Settings, environ: Mapping[str, str], stop: Stop) -
             say=say,
         )  # fmt: skip
         return await step.run()
+
+
+@contextmanager
+def private_directory() -> Iterator[Path]:
+    """Make a directory for credentials, which nobody else can read; it goes in the end.
+
+    Raises CannotCreate.
+    """
+    try:
+        directory = tempfile.TemporaryDirectory(prefix="buildsvc-image-")
+    except OSError as error:
+        raise CannotCreate(
+            "there is no place for temporary files",
+            expected="a directory that can be written to",
+            found=error.strerror or "",
+            advice="mount an emptyDir at /tmp, or set TMPDIR",
+        ) from error
+    with directory as path:
+        yield Path(path)
 
 
 def _verifier(
@@ -171,6 +196,5 @@ class _Login:
     async def refresh(self) -> dict[str, str]:
         """Read the credentials anew: a token may have ended, or a mounted secret changed."""
         document = await self._credentials.document(self._names.host if self._names else "")
-        self._directory.mkdir(mode=0o700, exist_ok=True)
         write_configuration(self._directory, document)
         return self.environment

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from buildsvc.errors import ConfigError
+from buildsvc.errors import CannotCreate, ConfigError
 from buildsvc.imagebuild.dockerconfig import (
     Credential,
     Document,
@@ -150,11 +150,18 @@ def _read(path: Path, option: str) -> str:
 
 
 def write_configuration(directory: Path, document: Document) -> None:
-    """Write it where DOCKER_CONFIG=``directory`` has it read, for nobody else to see."""
+    """Write it where DOCKER_CONFIG=``directory`` has it read, for nobody else to see.
+
+    Raises CannotCreate.
+    """
     path = directory / "config.json"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(document, file)
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(document, file)
+    except OSError as error:
+        raise CannotCreate(f"{path} cannot be written", found=error.strerror or "") from error
 
 
 async def shown_to(document: Document, host: str) -> Credential:

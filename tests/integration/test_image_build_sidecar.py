@@ -89,7 +89,7 @@ async def test_a_store_that_dies_costs_one_more_run(
     async with scene(directory, seeded) as it:
         _, root = await root_of(it.store.directory)
         dead = asyncio.Event()
-        it.store.hook = after_databases(root, dead.set)  # type: ignore[assignment, arg-type]
+        it.store.hook = after_databases(root, dead.set)  # type: ignore[assignment]
         hold = it.store.hook
 
         async def hook(request: Request) -> web.StreamResponse | None:

@@ -7,11 +7,15 @@ import pty
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from buildsvc.errors import CannotCreate
+from buildsvc.imagebuild import command
+from buildsvc.imagebuild.command import private_directory
 from tests.unit.imagebuild.fakes import script
 
 
@@ -128,3 +132,20 @@ def test_a_ctrl_c_on_a_terminal_ends_both_once(app: Path) -> None:
     assert shown.count(b"told-1") == 1
     assert b"told-2" not in shown
     assert shown.endswith(b"image-build: ended by SIGINT\r\n")
+
+
+def test_a_defect_is_no_failed_build(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(command, "load_settings", fails)
+    assert command.main([]) == 70
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_no_place_for_temporary_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(CannotCreate, match="mount an emptyDir at /tmp"), private_directory():
+        pass

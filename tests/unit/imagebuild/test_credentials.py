@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from buildsvc.errors import ConfigError
+from buildsvc.errors import CannotCreate, ConfigError
 from buildsvc.imagebuild.credentials import GivenCredentials, shown_to, write_configuration
 from buildsvc.imagebuild.dockerconfig import Credential
 from buildsvc.imagebuild.errors import InputMissing, RegistryRefused
@@ -178,6 +178,12 @@ def test_nobody_else_reads_what_is_written(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert json.loads(path.read_text()) == document()
+
+
+def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotCreate, match=r"config\.json cannot be written"):
+        write_configuration(tmp_path / "file", document())
 
 
 def test_a_credential_is_not_shown() -> None:
