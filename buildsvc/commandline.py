@@ -16,6 +16,9 @@ from buildsvc.setting import Setting, flag_name
 EX_IOERR = 74
 EX_INTERRUPTED = 130
 
+#: What a text of ours goes through before people see it.
+Shown = Callable[[str], str]
+
 
 class Parser(argparse.ArgumentParser):
     """Raises UsageError where argparse would print and exit."""
@@ -25,19 +28,24 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message, advice=f"{self.prog} --help")
 
 
-def exit_code(program: str, command: Callable[[], int]) -> int:
-    """Run a command and return its exit code; errors are printed for people, after ``program``."""
+def report(program: str, error: BuildsvcError, shown: Shown = str) -> int:
+    """Print an error for people on standard error, after ``program``, and return its exit code."""
+    sys.stderr.write(f"{program}: error: {shown(error_lines(error))}\n")
+    return error.exit_code
+
+
+def exit_code(program: str, command: Callable[[], int], shown: Shown = str) -> int:
+    """Run a command and return its exit code; errors go through ``shown`` to :func:`report`."""
     try:
         code = command()
         # Here, so that a reader that has left is noticed below and not at exit.
         sys.stdout.flush()
     except BuildsvcError as error:
-        sys.stderr.write(f"{program}: error: {error_lines(error)}\n")
-        return error.exit_code
+        return report(program, error, shown)
     except KeyboardInterrupt:
         return EX_INTERRUPTED
     except BrokenPipeError:
-        # Nothing must be written at exit.
+        # The reader has seen enough, as in `status | head`. Nothing must be written at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EX_IOERR
     else:

@@ -130,15 +130,20 @@ def parse_name(value: object) -> str:
     return text
 
 
+def listed(value: object) -> list[object]:
+    """Return the items of a list that YAML or repeated flags gave. Raises ValueError."""
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"expected a list, found {value!r}")  # noqa: TRY004  of the user's
+    return list(value)
+
+
 def several(read: Callable[[object], _T]) -> Callable[[object], tuple[_T, ...]]:
     """Return what reads a list; the environment and a YAML scalar separate by commas."""
 
     def read_all(value: object) -> tuple[_T, ...]:
         if isinstance(value, str):
             value = [word.strip() for word in value.split(",") if word.strip()]
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"expected a list, found {value!r}")  # noqa: TRY004  of the user's
-        return tuple(read(item) for item in value)
+        return tuple(read(item) for item in listed(value))
 
     return read_all
 

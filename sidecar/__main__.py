@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Only now: this takes longer than a client's first attempt to connect may.
     from sidecar import cli
 
-    return cli.report(refused) if refused else cli.main(words, early)
+    return cli.refuse(refused) if refused else cli.main(words, early)
 
 
 if __name__ == "__main__":

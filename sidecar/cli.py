@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from buildsvc.commandline import Parser, add_settings, error_lines
+from buildsvc.commandline import Parser, add_settings, exit_code, report
 from buildsvc.errors import BuildsvcError, UsageError
 from buildsvc.values import parse_duration
 from sidecar.endpoint import EarlyBind, settle
@@ -18,7 +18,6 @@ from sidecar.settings import SETTINGS, Settings
 from sidecar.sources import load_settings
 from sidecar.versions import version_text
 
-EX_IOERR = 74
 EX_TEMPFAIL = 75
 
 _ABOUT = """\
@@ -39,30 +38,20 @@ permission, 78 wrong settings"""
 Command = Callable[[argparse.Namespace, "EarlyBind | None"], int]
 
 
-def report(error: BuildsvcError) -> int:
-    """Print an error for people on standard error and return its exit code."""
-    sys.stderr.write(f"sidecar: error: {redacted_text(error_lines(error))}\n")
-    return error.exit_code
+def refuse(error: BuildsvcError) -> int:
+    """Print an error that came before the command could run, and return its exit code."""
+    return report("sidecar", error, redacted_text)
 
 
 def main(argv: Sequence[str], early: EarlyBind | None = None) -> int:
     """Run one command and return its exit code; ``early`` is the socket that is bound already."""
-    try:
+
+    def run() -> int:
         arguments = _parser().parse_args(argv)
         command: Command = arguments.command
-        code = command(arguments, early)
-        # Here, so that a reader that has left is noticed below and not at exit.
-        sys.stdout.flush()
-    except BuildsvcError as error:
-        return report(error)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader has seen enough, as in `status | head`. Nothing must be written at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EX_IOERR
-    else:
-        return code
+        return command(arguments, early)
+
+    return exit_code("sidecar", run, redacted_text)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,7 +7,6 @@ named there, and read by buildctl.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from buildsvc.errors import CannotCreate
@@ -20,14 +19,6 @@ from buildsvc.imagebuild.inputs import (
 from buildsvc.imagebuild.names import ImageNames
 from buildsvc.imagebuild.settings import Settings
 from buildsvc.imagebuild.values import fields_of, fields_text
-
-
-@dataclass(frozen=True)
-class JobFiles:
-    """Files that buildctl writes: what it knows of the image (JSON), and the build's id."""
-
-    metadata: Path
-    ref: Path
 
 
 def job_arguments(

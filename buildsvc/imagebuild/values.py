@@ -13,7 +13,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from buildsvc.templates import parse_template
-from buildsvc.values import parse_text
+from buildsvc.values import listed, parse_text
 
 _T = TypeVar("_T")
 
@@ -36,9 +36,7 @@ def lines(read: Callable[[object], _T]) -> Callable[[object], tuple[_T, ...]]:
     def read_all(value: object) -> tuple[_T, ...]:
         if isinstance(value, str):
             value = [line.strip() for line in value.splitlines()]
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"expected a list, found {value!r}")  # noqa: TRY004  of the user's
-        return tuple(read(item) for item in value if item)
+        return tuple(read(item) for item in listed(value) if item)
 
     return read_all
 
@@ -47,17 +45,11 @@ def words(read: Callable[[object], _T]) -> Callable[[object], tuple[_T, ...]]:
     """Return what reads a list of values that have neither commas nor spaces in them."""
 
     def read_all(value: object) -> tuple[_T, ...]:
-        items = [value] if isinstance(value, str) else list(_several(value))
+        items = [value] if isinstance(value, str) else listed(value)
         split = [word for item in items for word in re.split(r"[,\s]+", str(item)) if word]
         return tuple(read(word) for word in split)
 
     return read_all
-
-
-def _several(value: object) -> list[object]:
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"expected a list, found {value!r}")  # noqa: TRY004  of the user's
-    return list(value)
 
 
 def parse_name_template(value: object) -> str:
@@ -98,7 +90,10 @@ def fields_of(text: str) -> dict[str, str]:
 
     Raises ValueError.
     """
-    row = next(csv.reader([text], strict=True), [])
+    try:
+        row = next(csv.reader([text], strict=True), [])
+    except csv.Error as error:
+        raise ValueError(f"{error}, in {text!r}") from None
     pairs = [field.partition("=") for field in row]
     if not row or any(not name or not equals for name, equals, _ in pairs):
         raise ValueError(f"expected NAME=VALUE, separated by commas, found {text!r}")
@@ -120,7 +115,7 @@ def _fields(value: object, known: Mapping[str, str], example: str) -> dict[str, 
     text = parse_text(value)
     try:
         found = fields_of(text)
-    except (ValueError, csv.Error):
+    except ValueError:
         raise ValueError(f"expected {example}, found {text!r}") from None
     for name in found:
         if name not in known:
@@ -161,7 +156,7 @@ def parse_output(value: object) -> str:
     example = f"type={'|'.join(FILE_OUTPUTS)},dest=PATH"
     try:
         found = fields_of(text)
-    except (ValueError, csv.Error):
+    except ValueError:
         raise ValueError(f"expected {example}, found {text!r}") from None
     if found.get("type") not in FILE_OUTPUTS:
         raise ValueError(f"expected {example}, found {text!r}; to push, use --repository")
@@ -177,7 +172,7 @@ def parse_cache(value: object) -> str:
     example = "type=registry,ref=REFERENCE or another type of BuildKit's"
     try:
         found = fields_of(text)
-    except (ValueError, csv.Error):
+    except ValueError:
         raise ValueError(f"expected {example}, found {text!r}") from None
     if not found.get("type"):
         raise ValueError(f"expected {example}, found {text!r}")

@@ -42,7 +42,7 @@ class NoVerifier:
 
 
 class RegistryVerifier:
-    """Asks the registry, again within ``limit`` seconds for each name while the answer is wrong.
+    """Asks the registry, again within ``limit`` seconds in all while the answer is wrong.
 
     ``registry`` is made when it is needed: credentials may be young then. Of names that were just
     pushed a registry of several machines can know late.

@@ -38,9 +38,8 @@ class Crowd(Peer):
     def again(self) -> Record:
         """Build in all pods at once."""
         for peer in self._others:
-            peer.place.project.revise(self.place.revise(self.family))
-        # That was this place's own revision, too.
-        self.place.revise(self.family)
+            # The places count their revisions together: each pod's change is its own.
+            peer.place.revise(self.family)
         meter = Meter()
         with ThreadPoolExecutor(len(self._others) + 1) as pool:
             records = list(pool.map(lambda peer: peer.again(), [self._one, *self._others]))

@@ -136,7 +136,7 @@ def test_no_address_that_is_no_store_ends_with_a_secret_or_a_traceback(
 
 
 def test_an_error_is_reported_without_secrets(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.report(ConfigError("no", found="http://me:hunter2@host")) == 78
+    assert cli.refuse(ConfigError("no", found="http://me:hunter2@host")) == 78
     assert capsys.readouterr().err == "sidecar: error: no\n  found: http://***@host\n"
 
 
