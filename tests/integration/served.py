@@ -16,7 +16,7 @@ from buildsvc.cache.generations import Generation, GenerationLog
 from buildsvc.store.local import LocalStore
 from sidecar.plan import Plan
 from sidecar.segments import cut
-from tests.integration.objects import Objects, Request, objects
+from tests.integration.objects import Hook, Objects, Request, objects
 from tests.integration.seed import KEY, Seed
 from tests.integration.sidecars import Pod, State
 from tests.integration.steady import Project
@@ -72,9 +72,7 @@ def fetches(state: State, outcome: str) -> list[State]:
     return [s for s in state["timeline"] if s["kind"] == "fetch" and s["outcome"] == outcome]
 
 
-def after_databases(
-    root: cache_pb2.Root, act: Callable[[], web.Response | None]
-) -> Callable[[Request], object]:
+def after_databases(root: cache_pb2.Root, act: Callable[[], web.Response | None]) -> Hook:
     """Return a hook that lets the databases pass and calls ``act`` for every later read."""
     databases = Plan(root).databases
     left = sum(
@@ -89,5 +87,22 @@ def after_databases(
             return None
         left -= 1
         return act() if left < 0 else None
+
+    return hook
+
+
+def silent_after_databases(root: cache_pb2.Root, dead: asyncio.Event) -> Hook:
+    """Return a hook that lets the databases pass; at a later read ``dead`` is set, and silence."""
+
+    def die() -> None:
+        dead.set()
+
+    let_pass = after_databases(root, die)
+
+    async def hook(request: Request) -> web.StreamResponse | None:
+        answer = await let_pass(request)
+        if dead.is_set():
+            await asyncio.Event().wait()
+        return answer
 
     return hook

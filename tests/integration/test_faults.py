@@ -8,22 +8,24 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from tests.integration.objects import Request
+from tests.integration.objects import Request, undisturbed
 from tests.integration.seed import Seed
-from tests.integration.served import after_databases, fetches, root_of, scene
+from tests.integration.served import (
+    after_databases,
+    fetches,
+    root_of,
+    scene,
+    silent_after_databases,
+)
 from tests.integration.sidecars import pod
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("machine")]
 
 
-async def undisturbed(_: Request) -> None:
-    return None
-
-
 async def test_prefetches_that_fail_harm_nobody(directory: Path, seeded: Seed) -> None:
     async with scene(directory, seeded) as it:
         _, root = await root_of(it.store.directory)
-        it.store.hook = after_databases(root, lambda: web.Response(status=403))  # type: ignore[assignment]
+        it.store.hook = after_databases(root, lambda: web.Response(status=403))
         async with it.pod() as one:
             await one.ready()
             await one.until(
@@ -41,20 +43,7 @@ async def test_a_store_that_dies_costs_one_build(directory: Path, seeded: Seed) 
     async with scene(directory, seeded) as it:
         _, root = await root_of(it.store.directory)
         dead = asyncio.Event()
-
-        def die() -> None:
-            dead.set()
-
-        it.store.hook = after_databases(root, die)  # type: ignore[assignment]
-        hold = it.store.hook
-
-        async def hook(request: Request) -> web.StreamResponse | None:
-            answer = await hold(request)
-            if dead.is_set():
-                await asyncio.Event().wait()
-            return answer
-
-        it.store.hook = hook
+        it.store.hook = silent_after_databases(root, dead)
         async with it.pod() as one:
             await dead.wait()
             await it.store.die()

@@ -8,14 +8,12 @@ import signal
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
 from tests.integration.conftest import Registries
 from tests.integration.contexts import BASE, context, write
 from tests.integration.exports import pulled
-from tests.integration.objects import Request
 from tests.integration.seed import Seed
-from tests.integration.served import after_databases, root_of, scene
+from tests.integration.served import root_of, scene, silent_after_databases
 from tests.integration.sidecars import Pod, pod
 from tests.integration.steps import HTTP, beside, result, start_step, step
 
@@ -89,16 +87,7 @@ async def test_a_store_that_dies_costs_one_more_run(
     async with scene(directory, seeded) as it:
         _, root = await root_of(it.store.directory)
         dead = asyncio.Event()
-        it.store.hook = after_databases(root, dead.set)  # type: ignore[assignment]
-        hold = it.store.hook
-
-        async def hook(request: Request) -> web.StreamResponse | None:
-            answer = await hold(request)
-            if dead.is_set():
-                await asyncio.Event().wait()
-            return answer
-
-        it.store.hook = hook
+        it.store.hook = silent_after_databases(root, dead)
         async with it.pod(HTTP) as one:
             await dead.wait()
             await it.store.die()
