@@ -1,11 +1,12 @@
 """Compares buildsvc with its peers (perf/README.md).
 
     python -m perf list
-    python -m perf run [--quick] [--axis A]… [--scenario S]… [--peer P]… [--output FILE]
+    python -m perf run [--quick] [--axis A]… [--scenario S]… [--peer P]… [--output FILE] [--anew]
     python -m perf report FILE
 
-A FILE that exists is gone on with. Exits with 1 when a limit is missed (report), with 2 when a peer
-failed, with 130 after Ctrl-C.
+A FILE that exists is gone on with: cells that it lacks may be measured on another day, all rounds
+of a cell belong to one commit and one machine. Exits with 1 when a limit is missed (report), with 2
+when a peer failed, with 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         each.add_argument("--scenario", action="append", choices=scenarios, help="default: all")
         each.add_argument("--peer", action="append", choices=PEERS, help="default: all")
         each.add_argument("--rounds", type=int, default=0, help="default: 5, other axes 3")
+    run.add_argument("--anew", action="store_true", help="drop what the file has of these cells")
     add_places(run)
     report = commands.add_parser("report", help="print the tables of a file")
     report.add_argument("file", type=Path)
@@ -105,6 +107,8 @@ def _report(options: argparse.Namespace) -> int:
 
 def _run(cells: Sequence[Cell], options: argparse.Namespace) -> int:
     kept = book.opened(options.output or new_output("perf"))
+    for cell in cells if options.anew else ():
+        kept.forget(cell)
     left = sum(cell.seconds(kept.done(cell)) for cell in cells)
     _say(f"{len(cells)} cells, about {_duration(left)}; every round goes to {kept.path}")
     failed = 0

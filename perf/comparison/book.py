@@ -1,4 +1,8 @@
-"""The file in which a comparison is kept, and from which it goes on."""
+"""The file in which a comparison is kept, and from which it goes on.
+
+Its *sittings* say when, where and on which code something was measured; each cell is of one. So
+cells may be measured on different days, and all rounds of a cell belong together.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,7 @@ class Book:
         """``content`` is what `opened` has read or made."""
         self.path = path
         self.content = content
+        self._sitting = _sitting(content["sittings"])
         host.write_json(path, content)
 
     def done(self, cell: Cell) -> dict[str, list[int]]:
@@ -33,9 +38,23 @@ class Book:
         return found
 
     def begin(self, cell: Cell, link: dict[str, float]) -> None:
-        """Say what the network of a cell really does; once each time that it is gone on with."""
+        """Say what the network of a cell really does; once each time that it is gone on with.
+
+        Raises PerfError for a cell that has rounds of another sitting.
+        """
         entry = self.content["cells"].setdefault(cell.name, {**cell.about(), "records": []})
-        entry["link"] = link
+        if entry["records"] and entry["sitting"] != self._sitting:
+            theirs = self.content["sittings"][entry["sitting"]]["commit"]
+            ours = self.content["sittings"][self._sitting]["commit"]
+            raise PerfError(
+                f"its rounds in {self.path} are of commit {theirs} or another machine, this is"
+                f" {ours}: measure it anew (--anew), or go on there"
+            )
+        entry |= {"sitting": self._sitting, "link": link}
+
+    def forget(self, cell: Cell) -> None:
+        """Drop what there is of a cell, to measure it anew."""
+        self.content["cells"].pop(cell.name, None)
 
     def save(self, cell: Cell, record: Record) -> None:
         """Keep a record."""
@@ -43,33 +62,34 @@ class Book:
         host.write_json(self.path, self.content)
 
 
+def _sitting(known: list[Record]) -> int:
+    """Return the number of the sitting that goes on here and now; a new one is added."""
+    this = {
+        "unix": time.time(),
+        "command": [Path(sys.executable).name, *sys.orig_argv[1:]],
+        "commit": host.revision(),
+        "machine": host.machine(),
+        "versions": host.versions(),
+    }
+    told = json.loads(json.dumps(this))
+    for number, one in enumerate(known):
+        if all(one[what] == told[what] for what in ("commit", "machine", "versions")):
+            return number
+    known.append(told)
+    return len(known) - 1
+
+
 def opened(path: Path) -> Book:
-    """Go on with a file, or begin it. Raises PerfError if it was begun with other code."""
-    if not path.exists():
-        content = {
-            "unix": time.time(),
-            "command": [sys.executable, *sys.orig_argv[1:]],
-            "commit": host.revision(),
-            "machine": host.machine(),
-            "versions": host.versions(),
-            "cells": {},
-        }
-        return Book(path, content)
-    content = read(path)
-    if content["commit"] != host.revision():
-        raise PerfError(
-            f"{path} was begun at {content['commit']}, this is {host.revision()}: go on there, or"
-            " begin another file"
-        )
-    return Book(path, content)
+    """Go on with a file, or begin it. Raises PerfError if something else is in it."""
+    return Book(path, read(path) if path.exists() else {"sittings": [], "cells": {}})
 
 
 def read(path: Path) -> dict[str, Any]:
     """Return what a file has in it. Raises PerfError when it is no comparison's."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: Any = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise PerfError(f"{path} is not a comparison's results: {error}") from error
-    if "cells" not in content:
-        raise PerfError(f"{path} is not a comparison's results: it has no cells")
-    return content
+    if not isinstance(content, dict) or not {"sittings", "cells"} <= content.keys():
+        raise PerfError(f"{path} is not a comparison's results: it has no sittings and cells")
+    return dict(content)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from perf.comparison.names import BASE_CHANGE, BASE_NETWORK
 from perf.reporting import costs, findings, tables
-from perf.reporting.results import Axis, Book, Cell
+from perf.reporting.results import Axis, Book, Cell, Sitting
 from perf.reporting.verdicts import verdicts
 from perf.reporting.wins import wins
 
@@ -68,17 +68,28 @@ _METHOD = (
 
 def about(book: Book) -> list[str]:
     """Say when, on what and how it was measured."""
-    when = time.strftime("%Y-%m-%d", time.gmtime(book.unix))
-    machine = book.machine
+    cells: dict[int, list[str]] = {}
+    for name, cell in book.cells.items():
+        cells.setdefault(cell.sitting, []).append(name)
+    if len(cells) == 1:
+        return [*_sitting(book.sittings[next(iter(cells))]), "", _METHOD]
+    found = []
+    for number, names in cells.items():
+        first, *more = _sitting(book.sittings[number])
+        found += [f"- {first}", *(f"  {line}" for line in [*more, f"Cells: {', '.join(names)}."])]
+    return [*found, "", _METHOD]
+
+
+def _sitting(sitting: Sitting) -> list[str]:
+    when = time.strftime("%Y-%m-%d", time.gmtime(sitting.unix))
+    machine = sitting.machine
     memory = machine.get("memory_bytes", 0) / 2**30
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(book.versions.items()))
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(sitting.versions.items()))
     return [
-        f"Measured on {when} at commit `{book.commit}`, by `{shlex.join(book.command)}`.",
+        f"Measured on {when} at commit `{sitting.commit}`, by `{shlex.join(sitting.command)}`.",
         f"{machine.get('cpus', '?')} processors ({machine.get('cpu', 'unknown')}),",
         f"{memory:.0f} GiB of memory, kernel {machine.get('kernel', 'unknown')}.",
         f"Versions: {versions}.",
-        "",
-        _METHOD,
     ]
 
 

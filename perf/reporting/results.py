@@ -80,9 +80,23 @@ class Link(msgspec.Struct, frozen=True):
     mbit: float
 
 
-class Cell(msgspec.Struct, frozen=True, kw_only=True):
-    """Peers that took turns. ``cache_bytes`` and ``simulated`` are of the axis size."""
+class Sitting(msgspec.Struct, frozen=True, kw_only=True):
+    """When, where, how and on which code something was measured."""
 
+    unix: float
+    command: tuple[str, ...]
+    commit: str
+    machine: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """Peers that took turns. ``cache_bytes`` and ``simulated`` are of the axis size.
+
+    ``sitting`` is the number of the one that all its rounds are of.
+    """
+
+    sitting: _Count
     axis: Axis
     scenario: str
     change: str
@@ -123,11 +137,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 class Book(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that was measured."""
 
-    unix: float
-    command: tuple[str, ...]
-    commit: str
-    machine: Mapping[str, Any]
-    versions: Mapping[str, str]
+    sittings: tuple[Sitting, ...]
     cells: Mapping[str, Cell]
 
     def base(self) -> dict[str, Cell]:
@@ -164,6 +174,8 @@ def decode(content: bytes, source: str) -> Book:
             f"{source} is no book of a comparison, as `python -m perf run` writes it: {error}"
         ) from error
     for name, cell in book.cells.items():
+        if cell.sitting >= len(book.sittings):
+            raise PerfError(f"{source}: {name} is of sitting {cell.sitting}, which is not there")
         rounds = Counter((each.peer, each.round) for each in cell.records if each.kind == "again")
         for (peer, number), count in rounds.items():
             if count > 1:

@@ -73,7 +73,8 @@ def record(peer: str, kind: str, number: int, factor: float = 1.0, **changed: An
 
 def cell(peers: Iterable[str] = PEERS, rounds: int = 5, **changed: Any) -> Content:
     """Rounds of these peers, and their first builds."""
-    about = {
+    about: dict[str, Any] = {
+        "sitting": 0,
         "axis": "base",
         "scenario": "python",
         "change": "line",
@@ -95,13 +96,17 @@ def content(cells: Mapping[str, Content] | None = None, **changed: Any) -> Conte
     """What is in the file: base cells of all scenarios unless others are given."""
     if cells is None:
         cells = {name: cell(scenario=name) for name in SCENARIOS}
+    return {"sittings": [sitting()], "cells": dict(cells)} | changed
+
+
+def sitting(**changed: Any) -> Content:
+    """When, where and on which code."""
     return {
         "unix": 86_400.0 * 365,
         "command": ["python", "-m", "perf", "run"],
         "commit": "fictitious",
         "machine": {"cpus": 2, "cpu": "No Such Processor", "memory_bytes": 1 << 34, "kernel": "0"},
         "versions": {"buildkitd": "v0", "kaniko": "v0"},
-        "cells": dict(cells),
     } | changed
 
 

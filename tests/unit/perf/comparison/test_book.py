@@ -40,11 +40,45 @@ def test_it_goes_on_with_what_is_in_the_file(tmp_path: Path) -> None:
     assert book.opened(path).done(Cell("node")) == {}
 
 
-def test_other_code_does_not_go_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    book.opened(tmp_path / "results.json")
+def begun(path: Path) -> book.Book:
+    found = book.opened(path)
+    found.begin(CELL, LINK)
+    found.save(CELL, record("again", 0))
+    return found
+
+
+def test_other_code_measures_other_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "results.json"
+    begun(path)
     monkeypatch.setattr(host, "revision", lambda: "two")
-    with pytest.raises(PerfError, match="was begun at one, this is two"):
-        book.opened(tmp_path / "results.json")
+    second = book.opened(path)
+    with pytest.raises(PerfError, match=r"are of commit one .*, this is two"):
+        second.begin(CELL, LINK)
+    second.begin(Cell("node"), LINK)
+    second.save(Cell("node"), record("again", 0))
+    content = book.read(path)
+    assert [one["commit"] for one in content["sittings"]] == ["one", "two"]
+    assert [cell["sitting"] for cell in content["cells"].values()] == [0, 1]
+
+
+def test_another_machine_measures_other_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(tmp_path / "results.json")
+    monkeypatch.setattr(host, "machine", lambda: {"cpus": 96})
+    with pytest.raises(PerfError, match="or another machine"):
+        book.opened(tmp_path / "results.json").begin(CELL, LINK)
+
+
+def test_a_cell_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "results.json"
+    begun(path)
+    monkeypatch.setattr(host, "revision", lambda: "two")
+    second = book.opened(path)
+    second.forget(CELL)
+    second.begin(CELL, LINK)
+    assert second.done(CELL) == {}
+    assert second.content["cells"][CELL.name]["sitting"] == 1
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])

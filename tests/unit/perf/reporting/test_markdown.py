@@ -39,6 +39,15 @@ def test_sections_of_what_there_is() -> None:
     assert "- warm ÷ buildsvc-0s: base of python (" in document
 
 
+def test_sittings_say_which_cells_are_theirs() -> None:
+    cells = {"one": _cell(), "two": _cell(axis="change", change="nothing", sitting=1)}
+    sittings = [fictitious.sitting(), fictitious.sitting(commit="another")]
+    document = markdown(fictitious.book(cells, sittings=sittings))
+    assert "commit `another`, by `python -m perf run`" in document
+    assert "  Cells: one.\n" in document
+    assert "  Cells: two.\n" in document
+
+
 def test_every_other_axis_has_its_section_and_the_base_beside_it() -> None:
     document = _document(
         {

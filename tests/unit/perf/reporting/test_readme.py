@@ -70,7 +70,7 @@ def test_whatever_differs_is_said(tree: Path, capsys: pytest.CaptureFixture[str]
     assert readme.main(["--check"], tree) == 1
     said = capsys.readouterr().err.splitlines()
     assert [line.split(" differs")[0] for line in said] == [str(report), str(plot)]
-    _commit_results(tree, commit="another")
+    _commit_results(tree, sittings=[fictitious.sitting(commit="another")])
     assert readme.main(["--check"], tree) == 1
     # Plots of other results are found out too.
     assert {line.split(" differs")[0] for line in capsys.readouterr().err.splitlines()} == {

@@ -80,9 +80,16 @@ def test_a_scenario_has_one_base_cell() -> None:
     assert list(fictitious.book({"one": fictitious.cell(), "two": elsewhere}).base()) == ["python"]
 
 
+def test_a_cell_of_no_sitting() -> None:
+    with pytest.raises(PerfError, match=r"one is of sitting 1, which is not there"):
+        fictitious.book({"one": fictitious.cell(sitting=1)})
+
+
 def test_the_digest_tells_books_apart() -> None:
     book = fictitious.book()
-    assert book.digest() == fictitious.book().digest() != fictitious.book(unix=1.0).digest()
+    assert book.digest() == fictitious.book().digest()
+    other = fictitious.book(sittings=[fictitious.sitting(unix=1.0)])
+    assert book.digest() != other.digest()
     assert msgspec.json.decode(msgspec.json.encode(book), type=type(book)) == book
 
 
