@@ -96,7 +96,8 @@ async def _pod(
     environment = {**minio.CREDENTIALS, "NO_PROXY": "127.0.0.1"} if "s3:" in address else {}
     async with Pod(scene.directory / "pod", *flags, env=environment) as one:
         await one.ready()
-        assert waited(await one.status()) < ANSWERED_WITHIN
+        answered = waited(await one.status())
+        assert answered < ANSWERED_WITHIN, f"a client waited for {answered:.2f} s"
         build, archive = await project.build(one, revision)
         ran_twice = bool(build.code)
         if ran_twice:
