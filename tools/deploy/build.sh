@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# build.sh [path]    Builds the Go programs that check what deploy/ ships (Helm) into one directory and prints its path.
+#                    `path`: prints it, built or not.
+#
+# A directory apart from that of tools/build.sh, named after the content of these modules alone: what builds and tests
+# need does not have to be built again when a program of this kind changes, and the other way round.
+set -euo pipefail
+# shellcheck source=tools/env.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/../env.sh"
+umask 022
+
+cd "$tree/tools/deploy"
+current=$BUILDSVC_TOOLS/bin/current-deploy
+key=$(content_key "$tree/tools/deploy/build.sh" ./*/go.mod ./*/go.sum)
+target=$BUILDSVC_TOOLS/bin/$key
+
+build() {
+  local module
+  for module in */go.mod; do
+    module=${module%/go.mod}
+    say "building $module"
+    (cd "$module" && GOBIN=$1 CGO_ENABLED=0 "$tree/tools/go" install -tags "osusergo netgo" -ldflags "-s -w" tool)
+  done
+}
+
+# Without the lock first: the rootless user may read the cache of root, not write it.
+if [[ ${1:-} == path || -d $target && $(readlink -- "$current") == "$key" ]]; then
+  printf '%s\n' "$target"
+  exit
+fi
+mkdir -p "$BUILDSVC_TOOLS/bin"
+exec 9>"$BUILDSVC_TOOLS/bin/.lock-deploy"
+flock 9
+if [[ ! -d $target ]]; then
+  say "with an empty cache this takes about two minutes on two cores"
+  part=$(mktemp -d "$BUILDSVC_TOOLS/bin/.part.XXXXXX")
+  trap 'rm -rf -- "$part"' EXIT
+  build "$part"
+  chmod 0755 "$part"
+  mv -T -- "$part" "$target"
+fi
+point_at "$current" "$key"
+printf '%s\n' "$target"
