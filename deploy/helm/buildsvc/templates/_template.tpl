@@ -5,6 +5,9 @@ metadata:
     buildsvc.io/build: "true"
 spec:
   {{- include "buildsvc.sidecar.pod" . | nindent 2 }}
+  {{- with include "buildsvc.pullSecrets" . | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
   initContainers:
     - {{ include "buildsvc.sidecar.container" (list . .Values.cache.key) | nindent 6 | trim }}
   volumes:
@@ -19,4 +22,8 @@ client:
   {{- end }}
   volumeMounts:
     {{- include "buildsvc.client.mounts" . | nindent 4 }}
+{{- with .Values.webhook.allow }}
+allow:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
