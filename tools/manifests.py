@@ -19,10 +19,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
 import chartvalues
 import dashboard
+import yaml
 
 TREE = Path(__file__).resolve().parent.parent
 DEPLOY = TREE / "deploy"
