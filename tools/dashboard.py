@@ -41,13 +41,25 @@ class Panel:
 
 
 def _increase(metric: str, *labels: str) -> str:
-    by = f" by ({', '.join(labels)})" if labels else ""
-    return f"sum{by} (increase({{{{{metric}}}}}[$__rate_interval]))"
+    return f"sum{_by(labels)} (increase({{{{{metric}}}}}[$__rate_interval]))"
+
+
+def _rate(metric: str, *labels: str) -> str:
+    return f"sum{_by(labels)} (rate({{{{{metric}}}}}[$__rate_interval]))"
+
+
+def _by(labels: Sequence[str]) -> str:
+    return f" by ({', '.join(labels)})" if labels else ""
 
 
 ROWS: dict[str, Sequence[Panel]] = {
     "Builds": (
-        Panel("Builds", "Those that ended.", "short", {"{{outcome}}": _increase("builds_total", "outcome")}),
+        Panel(
+            "Builds",
+            "Those that ended.",
+            "short",
+            {"{{outcome}}": _increase("builds_total", "outcome")},
+        ),
         Panel("Build pods by phase", "", "short", {"{{phase}}": "sum by (phase) ({{phase}})"}),
         Panel(
             "Cache lost under a build",
@@ -62,49 +74,128 @@ ROWS: dict[str, Sequence[Panel]] = {
         ),
     ),
     "Cache": (
-        Panel("Cold starts", "Why a daemon had no cache.", "short", {"{{reason}}": _increase("cold_starts_total", "reason")}),
-        Panel("Passed over", "Keys without a generation, and generations that were not used.", "short",
-              {"{{reason}}": _increase("passed_over_total", "reason")}),
-        Panel("Age of what is restored", "Half of the pods, and the oldest.", "s", {
-            "median": "quantile(0.5, {{restored_generation_age_seconds}})",
-            "oldest": "max({{restored_generation_age_seconds}})",
-        }),
-        Panel("Restored", "By what asked for it; demand is what a build waited for.", "bytes",
-              {"{{why}}": _increase("fetched_bytes_total", "why")}),
-        Panel("Objects restored", "", "short", {"{{why}}": _increase("fetched_objects_total", "why")}),
-        Panel("Use of what was restored", "Of the pods that live now.", "short", {"{{use}}": "sum by (use) ({{objects}})"}),
-        Panel("Wait for one object", "On average, of those that a build waited for.", "s", {
-            "wait": "sum(rate({{demand_wait_seconds_sum}}[$__rate_interval])) "
-            "/ sum(rate({{demand_wait_seconds_count}}[$__rate_interval]))",
-        }),
-        Panel("Restored a fallback", "Share of pods.", "percentunit", {"share": "avg({{restored_fallback}})"}),
-        Panel("Restores cut short", "By a disk without room, and records dropped for layers that the store lost.", "short", {
-            "no room": _increase("prefetch_stopped_total"), "dropped": _increase("records_dropped_total"),
-        }),
+        Panel(
+            "Cold starts",
+            "Why a daemon had no cache.",
+            "short",
+            {"{{reason}}": _increase("cold_starts_total", "reason")},
+        ),
+        Panel(
+            "Passed over",
+            "Keys without a generation, and generations that were not used.",
+            "short",
+            {"{{reason}}": _increase("passed_over_total", "reason")},
+        ),
+        Panel(
+            "Age of what is restored",
+            "Half of the pods, and the oldest.",
+            "s",
+            {
+                "median": "quantile(0.5, {{restored_generation_age_seconds}})",
+                "oldest": "max({{restored_generation_age_seconds}})",
+            },
+        ),
+        Panel(
+            "Restored",
+            "By what asked for it; demand is what a build waited for.",
+            "bytes",
+            {"{{why}}": _increase("fetched_bytes_total", "why")},
+        ),
+        Panel(
+            "Objects restored", "", "short", {"{{why}}": _increase("fetched_objects_total", "why")}
+        ),
+        Panel(
+            "Use of what was restored",
+            "Of the pods that live now.",
+            "short",
+            {"{{use}}": "sum by (use) ({{objects}})"},
+        ),
+        Panel(
+            "Wait for one object",
+            "On average, of those that a build waited for.",
+            "s",
+            {
+                "wait": _rate("demand_wait_seconds_sum")
+                + " / "
+                + _rate("demand_wait_seconds_count"),
+            },
+        ),
+        Panel(
+            "Restored a fallback",
+            "Share of pods.",
+            "percentunit",
+            {"share": "avg({{restored_fallback}})"},
+        ),
+        Panel(
+            "Restores cut short",
+            "By a disk without room; records dropped for layers that the store lost.",
+            "short",
+            {
+                "no room": _increase("prefetch_stopped_total"),
+                "dropped": _increase("records_dropped_total"),
+            },
+        ),
     ),
     "Publishing": (
-        Panel("Checkpoints", "Taken, and not taken by reason.", "short", {
-            "taken": _increase("checkpoints_total"), "{{reason}}": _increase("checkpoints_skipped_total", "reason"),
-        }),
-        Panel("Packed and uploaded", "", "bytes", {
-            "packed": _increase("packed_bytes_total"), "uploaded": _increase("uploaded_bytes_total"),
-        }),
-        Panel("Left out", "Snapshots that were not published.", "short", {"{{what}}": _increase("left_out_total", "what")}),
+        Panel(
+            "Checkpoints",
+            "Taken, and not taken by reason.",
+            "short",
+            {
+                "taken": _increase("checkpoints_total"),
+                "{{reason}}": _increase("checkpoints_skipped_total", "reason"),
+            },
+        ),
+        Panel(
+            "Packed and uploaded",
+            "",
+            "bytes",
+            {
+                "packed": _increase("packed_bytes_total"),
+                "uploaded": _increase("uploaded_bytes_total"),
+            },
+        ),
+        Panel(
+            "Left out",
+            "Snapshots that were not published.",
+            "short",
+            {"{{what}}": _increase("left_out_total", "what")},
+        ),
     ),
     "Store": (
-        Panel("Operations", "", "ops", {
-            "{{operation}}": "sum by (operation) (rate({{store_operations_total}}[$__rate_interval]))",
-        }),
-        Panel("Latency", "Mean of each operation.", "s", {
-            "{{operation}}": "sum by (operation) (rate({{store_operation_seconds_total}}[$__rate_interval])) "
-            "/ sum by (operation) (rate({{store_operations_total}}[$__rate_interval]))",
-        }),
-        Panel("Bytes", "", "Bps", {"{{direction}}": "sum by (direction) (rate({{store_bytes_total}}[$__rate_interval]))"}),
-        Panel("Store errors", "Those that a retry overcame too; ObjectNotFound and ObjectExists are answers.", "short",
-              {"{{operation}} {{class}}": _increase("store_errors_total", "operation", "class")}),
-        Panel("Errors of the sidecar", "Those that were overcome too.", "short", {"{{class}}": _increase("errors_total", "class")}),
+        Panel(
+            "Operations",
+            "",
+            "ops",
+            {
+                "{{operation}}": _rate("store_operations_total", "operation"),
+            },
+        ),
+        Panel(
+            "Latency",
+            "Mean of each operation.",
+            "s",
+            {
+                "{{operation}}": _rate("store_operation_seconds_total", "operation")
+                + " / "
+                + _rate("store_operations_total", "operation"),
+            },
+        ),
+        Panel("Bytes", "", "Bps", {"{{direction}}": _rate("store_bytes_total", "direction")}),
+        Panel(
+            "Store errors",
+            "Also those that a retry overcame; ObjectNotFound and ObjectExists are answers.",
+            "short",
+            {"{{operation}} {{class}}": _increase("store_errors_total", "operation", "class")},
+        ),
+        Panel(
+            "Errors of the sidecar",
+            "Those that were overcome too.",
+            "short",
+            {"{{class}}": _increase("errors_total", "class")},
+        ),
     ),
-}  # fmt: skip
+}
 
 
 def families() -> Iterable[Metric]:

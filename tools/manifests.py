@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import chartvalues
@@ -39,6 +40,7 @@ _HELMS = re.compile(r"^ *app\.kubernetes\.io/managed-by: Helm\n", re.MULTILINE)
 Manifests = dict[str, str]
 
 
+@cache
 def helm() -> Path:
     """Return the program. Raises FileNotFoundError when it has not been built."""
     script = TREE / "tools/deploy/build.sh"
@@ -92,7 +94,7 @@ def kustomize_files() -> Manifests:
         files[f"kinds/{kind}/pod.yaml"] = _MADE + pod
         files[f"kinds/{kind}/kustomization.yaml"] = kustomization(
             ["../../base", *mine],
-            "# Its name ends in a digest: another template is another ConfigMap, and so other pods.",
+            "# Its name ends in a digest: another template is another ConfigMap, and other pods.",
             "configMapGenerator:",
             "  - name: buildsvc-webhook",
             f"    namespace: {NAMESPACE}",

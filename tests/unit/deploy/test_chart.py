@@ -143,7 +143,8 @@ def test_probes_do_not_hold_builds_back(found: list[Object]) -> None:
     for sidecar in sidecars(found):
         startup, live = sidecar["startupProbe"], sidecar["livenessProbe"]
         assert startup["httpGet"]["path"] == live["httpGet"]["path"] == "/healthz"
-        assert startup["periodSeconds"] == 1 and "initialDelaySeconds" not in startup
+        assert startup["periodSeconds"] == 1
+        assert "initialDelaySeconds" not in startup
         assert sidecar["readinessProbe"]["httpGet"]["path"] == "/readyz"
         (port,) = sidecar["ports"]
         probed = {
@@ -153,7 +154,8 @@ def test_probes_do_not_hold_builds_back(found: list[Object]) -> None:
         assert probed == {port["name"]}
         address = read(sidecar).http_address
         # The kubelet and Prometheus connect from outside the pod.
-        assert address is not None and not address.loopback
+        assert address is not None
+        assert not address.loopback
         assert address.port == port["containerPort"]
 
 
@@ -180,7 +182,8 @@ def test_selectors_find_their_pods() -> None:
         one(found, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
         one(found, "NetworkPolicy", "buildsvc-webhook")["spec"]["podSelector"]["matchLabels"],
     ):
-        assert selector and selector.items() <= labels.items()
+        assert selector
+        assert selector.items() <= labels.items()
     monitor = one(found, "ServiceMonitor")["spec"]
     service = one(found, "Service")
     assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
@@ -199,7 +202,8 @@ def test_selectors_find_their_pods() -> None:
 
 def test_one_replica_can_be_drained() -> None:
     kinds = {each["kind"] for each in objects({"webhook": {"replicas": 1}})}
-    assert "Deployment" in kinds and "PodDisruptionBudget" not in kinds
+    assert "Deployment" in kinds
+    assert "PodDisruptionBudget" not in kinds
 
 
 def test_the_webhook_takes_its_template(found: list[Object]) -> None:

@@ -29,8 +29,10 @@ def test_the_file_asks_in_full_names() -> None:
     assert asked
     for text in asked:
         names = re.findall(r"[a-z_]*buildsvc[a-z_]+", text)
-        assert names and set(names) <= known
-        assert text.count("(") == text.count(")") and text.count("{") == text.count("}")
+        assert names
+        assert set(names) <= known
+        assert text.count("(") == text.count(")")
+        assert text.count("{") == text.count("}")
 
 
 def test_panels_do_not_lie_upon_each_other() -> None:
@@ -51,5 +53,6 @@ def test_alerts_ask_for_metrics_that_there_are() -> None:
     rules = [rule for group in alerts["groups"] for rule in group["rules"]]
     for rule in rules:
         names = re.findall(r"buildsvc_[a-z_]+", rule["expr"])
-        assert names and set(names) <= known, rule["alert"]
+        assert names
+        assert set(names) <= known, rule["alert"]
         assert rule["annotations"].keys() == {"summary", "description"}

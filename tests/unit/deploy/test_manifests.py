@@ -28,8 +28,7 @@ def test_nothing_is_left_of_what_is_made_no_more() -> None:
 
 
 def built(directory: Path) -> list[Object]:
-    """What kustomize builds of a directory, as far as these files use it, without the digests in
-    names."""
+    """What kustomize builds of these files, without the digests in names."""
     (described,) = parsed((directory / "kustomization.yaml").read_text())
     known = {"apiVersion", "kind", "resources", "configMapGenerator", "components"}
     assert described.keys() <= known

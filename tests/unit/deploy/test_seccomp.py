@@ -51,7 +51,8 @@ def test_each_is_named_once(profile: dict[str, object]) -> None:
     names = [name for rule in rules(profile) if "args" not in rule for name in rule["names"]]
     assert len(set(names)) == len(names)
     conditional = {name for rule in rules(profile) if "args" in rule for name in rule["names"]}
-    assert conditional == {"personality", "socket"} and not conditional & set(names)
+    assert conditional == {"personality", "socket"}
+    assert not conditional & set(names)
 
 
 def test_both_architectures_of_the_images(profile: dict[str, object]) -> None:
