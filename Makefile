@@ -16,12 +16,12 @@ STEPS ?=
 QUICK ?=
 OUTPUT ?=
 
-.PHONY: help setup system tools venv proto images toolchains test lint fmt run bench peers perf perf-quick campaign wheel lock clean
+.PHONY: help setup system tools venv proto images toolchains test lint fmt run bench peers perf perf-quick campaign manifests wheel lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-setup: system tools venv proto images ## prepare the machine: 12 minutes the first time, then 1 second
+setup: system tools venv proto images ## prepare the machine: 15 minutes the first time, then 1 second
 
 system:
 	@tools/setup-system.sh
@@ -29,6 +29,7 @@ system:
 
 tools: system
 	@tools/build.sh >/dev/null
+	@tools/deploy/build.sh >/dev/null
 
 venv: system
 	@tools/venv.sh >/dev/null
@@ -76,6 +77,9 @@ perf-quick: peers ## the same on one project, two rounds: 15 minutes; the peers 
 
 campaign: setup ## what the cache engine claims, tried for hours (QUICK=1, POINTS="3 5", STEPS=N, OUTPUT=FILE)
 	@tools/as-builder python -m tests.campaign run $(if $(QUICK),--quick) $(foreach point,$(POINTS),--point '$(point)') $(if $(STEPS),--steps '$(STEPS)') $(if $(OUTPUT),--output '$(abspath $(OUTPUT))')
+
+manifests: tools venv proto ## write what is generated in deploy/: plain manifests, dashboard, table of values
+	@"$$(tools/venv.sh)/bin/python" tools/manifests.py
 
 wheel: venv ## the wheel, into dist/: half a minute
 	@"$$(tools/venv.sh)/bin/python" -m build --wheel --no-isolation

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ def _by(labels: Sequence[str]) -> str:
     return f" by ({', '.join(labels)})" if labels else ""
 
 
-ROWS: dict[str, Sequence[Panel]] = {
+ROWS: Mapping[str, Sequence[Panel]] = {
     "Builds": (
         Panel(
             "Builds",
@@ -224,13 +224,13 @@ def series_names() -> frozenset[str]:
     return (metric_names() - summaries) | parts
 
 
-def asked(rows: dict[str, Sequence[Panel]]) -> frozenset[str]:
+def asked(rows: Mapping[str, Sequence[Panel]]) -> frozenset[str]:
     """Names of all series that panels ask for."""
     texts = [text for panels in rows.values() for panel in panels for text in panel.asks.values()]
     return frozenset(name for text in texts for name in _NAME.findall(text))
 
 
-def problems(rows: dict[str, Sequence[Panel]]) -> list[str]:
+def problems(rows: Mapping[str, Sequence[Panel]]) -> list[str]:
     """What panels ask for in vain, and what nobody sees."""
     known = series_names()
     unknown = [f"a panel asks for {name}, which no sidecar has" for name in asked(rows) - known]
@@ -242,7 +242,7 @@ def problems(rows: dict[str, Sequence[Panel]]) -> list[str]:
     return sorted([*unknown, *unseen, *stale])
 
 
-def dashboard(rows: dict[str, Sequence[Panel]]) -> dict[str, Any]:
+def dashboard(rows: Mapping[str, Sequence[Panel]]) -> dict[str, Any]:
     """The dashboard as Grafana imports it (schema 39, Grafana 10.3 and newer)."""
     panels: list[dict[str, Any]] = []
     top = 0

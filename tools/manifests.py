@@ -29,7 +29,6 @@ DEPLOY = TREE / "deploy"
 CHART = DEPLOY / "helm/buildsvc"
 VALUES = DEPLOY / "kustomize/values.yaml"
 KINDS = ("unconfined", "localhost", "userns", "tun")
-KUBERNETES = "1.36.0"
 NAMESPACE = "buildsvc"
 
 _MADE = "# Made by tools/manifests.py of deploy/helm/buildsvc.\n"
@@ -38,6 +37,10 @@ _TABLE = ("<!-- values: written by tools/manifests.py -->\n", "<!-- end of value
 _HELMS = re.compile(r"^ *app\.kubernetes\.io/managed-by: Helm\n", re.MULTILINE)
 
 Manifests = dict[str, str]
+
+
+class HelmRefuses(Exception):
+    """The chart cannot be rendered with these values."""
 
 
 @cache
@@ -54,15 +57,16 @@ def helm() -> Path:
 def render(*options: str, values: Path | None = None, release: str = "buildsvc") -> Manifests:
     """Return what ``helm template`` makes, text by template.
 
-    Raises subprocess.CalledProcessError with Helm's words in ``stderr``.
+    Raises HelmRefuses with Helm's words.
     """
-    command = [helm(), "template", release, CHART, "--namespace", NAMESPACE]
-    command += ["--kube-version", KUBERNETES, *options]
+    command = [str(helm()), "template", release, str(CHART), f"--namespace={NAMESPACE}", *options]
     if values is not None:
-        command += ["--values", values]
-    made = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        command.append(f"--values={values}")
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise HelmRefuses(done.stderr.strip())
     found: Manifests = {}
-    for document in re.split(r"^---\n", made, flags=re.MULTILINE):
+    for document in re.split(r"^---\n", done.stdout, flags=re.MULTILINE):
         source = re.match(r"# Source: buildsvc/templates/(\S+)\n", document)
         if source and (text := document[source.end() :]).strip():
             name = source[1]
@@ -191,6 +195,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--values", type=Path, help="values for --output")
     parser.add_argument("--output", type=Path, help="directory for manifests of your own")
     options = parser.parse_args(argv)
+    try:
+        return _run(options)
+    except (HelmRefuses, FileNotFoundError) as error:
+        print(f"manifests: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace) -> int:
     if options.output is not None:
         made = {name: plain(text) for name, text in render(values=options.values).items()}
         made["kustomization.yaml"] = kustomization(sorted(made))

@@ -15,11 +15,19 @@ key=$(content_key "$tree/tools/deploy/build.sh" ./*/go.mod ./*/go.sum)
 target=$BUILDSVC_TOOLS/bin/$key
 
 build() {
-  local module
+  local module ldflags minor package
   for module in */go.mod; do
     module=${module%/go.mod}
     say "building $module"
-    (cd "$module" && GOBIN=$1 CGO_ENABLED=0 "$tree/tools/go" install -tags "osusergo netgo" -ldflags "-s -w" tool)
+    ldflags="-s -w"
+    if [[ $module == helm ]]; then
+      # Helm learns from the linker for which Kubernetes it renders where it asks none: that of its client library.
+      minor=$(cd "$module" && "$tree/tools/go" list -m -f '{{.Version}}' k8s.io/client-go | cut -d . -f 2)
+      for package in chartutil lint/rules; do
+        ldflags+=" -X helm.sh/helm/v3/pkg/$package.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/$package.k8sVersionMinor=$minor"
+      done
+    fi
+    (cd "$module" && GOBIN=$1 CGO_ENABLED=0 "$tree/tools/go" install -tags "osusergo netgo" -ldflags "$ldflags" tool)
   done
 }
 

@@ -211,6 +211,20 @@ def test_the_webhook_takes_its_template(found: list[Object]) -> None:
     template.parse_template(one(found, "ConfigMap", "buildsvc-webhook")["data"]["pod.yaml"])
 
 
+def test_the_webhook_takes_its_arguments() -> None:
+    known = pytest.importorskip("buildsvc.webhook.settings")
+    found = objects(EVERYTHING)
+    (container,) = one(found, "Deployment")["spec"]["template"]["spec"]["containers"]
+    given = dict(word.removeprefix("--").split("=", 1) for word in container["args"])
+    settings = known.load_settings(
+        {name.replace("-", "_"): value for name, value in given.items()}, {}
+    )
+    assert f"{settings.template.parent}" in mounted(container)
+    assert {settings.listen[1], settings.http_listen[1]} == {
+        each["containerPort"] for each in container["ports"]
+    }
+
+
 def test_the_collector_takes_its_arguments() -> None:
     spec = one(objects(EVERYTHING), "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     (container,) = spec["containers"]

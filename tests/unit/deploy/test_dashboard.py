@@ -36,7 +36,7 @@ def test_the_file_asks_in_full_names() -> None:
 
 
 def test_panels_do_not_lie_upon_each_other() -> None:
-    places = set()
+    places: set[tuple[int, int]] = set()
     for panel in json.loads(dashboard.text())["panels"]:
         place = panel["gridPos"]
         cells = {

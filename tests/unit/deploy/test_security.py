@@ -119,11 +119,11 @@ def test_the_webhook_may_do_nothing_but_renew_its_certificate(found: list[Object
     certificate = one(found, "Secret")["metadata"]
     assert (role["resources"], role["resourceNames"]) == (["secrets"], [certificate["name"]])
     assert cluster_role["resourceNames"] == [configuration]
-    assert set(role["verbs"]) | set(cluster_role["verbs"]) == {"get", "update", "patch"}
+    assert set(role["verbs"]) | set(cluster_role["verbs"]) == {"get", "patch"}
     (container,) = one(found, "Deployment")["spec"]["template"]["spec"]["containers"]
     assert f"--configuration={configuration}" in container["args"]
-    namespace_and_name = f"{certificate['namespace']}/{certificate['name']}"
-    assert f"--certificate-secret={namespace_and_name}" in container["args"]
+    assert f"--namespace={certificate['namespace']}" in container["args"]
+    assert f"--secret={certificate['name']}" in container["args"]
 
 
 def test_nothing_secret_is_rendered() -> None:
