@@ -15,8 +15,10 @@ POINTS ?=
 STEPS ?=
 QUICK ?=
 OUTPUT ?=
+REGISTRY ?=
+TAG ?=
 
-.PHONY: help setup system tools venv proto images toolchains test lint fmt run bench peers perf perf-quick campaign manifests wheel lock clean
+.PHONY: help setup system tools venv proto images toolchains images-oci cluster-tools test test-cluster lint fmt run bench peers perf perf-quick campaign manifests wheel lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +52,18 @@ buildsvc/_proto/__init__.py: $(PROTO_SOURCES) tools/protogen.py | venv
 test: setup ## set up, check and test everything: below 15 minutes, the first time below 45 (PYTEST_ARGS=…)
 	@tools/as-builder tools/check.sh lint
 	@tools/as-builder tools/check.sh test $(PYTEST_ARGS)
+
+images-oci: setup ## build deploy/images on a sidecar and push them (REGISTRY=HOST:PORT, plain HTTP): 5 minutes the first time
+	@test -n '$(REGISTRY)' || { echo "make: REGISTRY=HOST:PORT says where to push; tools/registry.sh start DIR PORT starts one" >&2; exit 64; }
+	@tools/as-builder python tools/images.py push '$(REGISTRY)' $(if $(TAG),--tag '$(TAG)')
+
+cluster-tools: ## programs of the test cluster: Kubernetes, containerd, runc; 15 minutes the first time
+	@tools/setup-system.sh cluster
+	@tools/cluster/build.sh >/dev/null
+	@tools/deploy/build.sh >/dev/null
+
+test-cluster: setup cluster-tools ## the tests on a real Kubernetes of one node, which it brings up and takes down (PYTEST_ARGS=…)
+	@tools/test-cluster.sh $(PYTEST_ARGS)
 
 lint: venv proto ## ruff, mypy --strict and the import contracts: half a minute
 	@tools/as-builder tools/check.sh lint

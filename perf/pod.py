@@ -83,9 +83,14 @@ class Pod(Daemon):
         self._bound.join()
         return self._bound.seconds
 
+    @property
+    def status_url(self) -> str:
+        """Where the sidecar's status pages are."""
+        return f"http://127.0.0.1:{self._http}"
+
     def status(self) -> dict[str, Any]:
         """Return the status that the sidecar serves over HTTP. Raises PerfError."""
-        url = f"http://127.0.0.1:{self._http}/status"
+        url = f"{self.status_url}/status"
         try:
             with urllib.request.urlopen(url, timeout=10) as answer:
                 status: dict[str, Any] = json.load(answer)

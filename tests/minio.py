@@ -1,4 +1,4 @@
-"""A real S3 server: MinIO, as an ordinary process on loopback."""
+"""A real S3 server: MinIO, as an ordinary process on an address of this machine."""
 
 from __future__ import annotations
 
@@ -77,21 +77,21 @@ class Minio:
 
 
 @contextmanager
-def running(directory: Path, *, tls: bool = False) -> Iterator[Minio]:
+def running(directory: Path, *, tls: bool = False, address: str = "127.0.0.1") -> Iterator[Minio]:
     """Serve from an empty directory; over TLS with an authority of its own."""
     data = directory / "data"
     for bucket in (BUCKET, EMPTY_BUCKET):
         (data / bucket).mkdir(parents=True)
     options = [f"--certs-dir={_certificates(directory / 'certificates')}"] if tls else []
     with ExitStack() as stack:
-        listen = _served(stack, data, directory / "minio.log", options)
+        listen = _served(stack, data, directory / "minio.log", options, address)
         yield Minio(f"{'https' if tls else 'http'}://{listen}", directory)
 
 
-def _served(stack: ExitStack, data: Path, log: Path, options: Sequence[str]) -> str:
+def _served(stack: ExitStack, data: Path, log: Path, options: Sequence[str], address: str) -> str:
     left = _STARTS
     while True:
-        listen = f"127.0.0.1:{free_port()}"
+        listen = f"{address}:{free_port(address)}"
         try:
             stack.enter_context(minio(data, log, listen, (KEY_ID, SECRET), options=options))
         except PerfError:

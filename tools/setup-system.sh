@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# setup-system.sh [perf]     perf: with the packages that only the comparison needs
+# setup-system.sh [perf|cluster]     with the packages that only the comparison, or the test cluster, needs
 #
 # Prepares a Debian machine: packages, the device that slirp4netns needs, a user who can run rootless BuildKit.
 # Changes only what is missing, and says what. Uses sudo for an ordinary user.
@@ -15,28 +15,36 @@ packages=(
 )
 # A peer of the comparison, and what carries another one's cache.
 perf_packages=(buildah curl)
+# runc of the cluster is linked with libseccomp.
+cluster_packages=(containernetworking-plugins etcd-server jq libseccomp-dev nftables openssl pkg-config procps)
+# Packages that start a service of their name.
+serving=(docker-registry etcd)
 
 install_packages() {
-  local missing=() name had_registry=yes
+  local missing=() name new=()
   for name in "${packages[@]}"; do
     [[ $(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null) == installed ]] || missing+=("$name")
   done
   [[ ${#missing[@]} -gt 0 ]] || return 0
   say "installing with apt: ${missing[*]}"
-  type -P docker-registry >/dev/null || had_registry=no
+  for name in "${serving[@]}"; do
+    type -P "$name" >/dev/null || new+=("$name")
+  done
   as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update
   as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
-  [[ $had_registry == yes ]] || stop_packaged_registry
+  for name in "${new[@]}"; do
+    ! type -P "$name" >/dev/null || stop_packaged "$name"
+  done
 }
 
-# The package starts a registry of its own; ours are started when they are needed. One that was there before stays.
-stop_packaged_registry() {
-  say "stopping the service that the package docker-registry brought"
+# A package starts a service of its own; ours are started when they are needed. One that was there before stays.
+stop_packaged() {
+  say "stopping the service $1 that its package brought"
   if [[ -d /run/systemd/system ]]; then
-    as_root systemctl disable --now --quiet docker-registry
+    as_root systemctl disable --now --quiet "$1"
   else
-    as_root service docker-registry stop >/dev/null || true
-    as_root update-rc.d docker-registry disable
+    as_root service "$1" stop >/dev/null || true
+    as_root update-rc.d "$1" disable
   fi
 }
 
@@ -93,7 +101,8 @@ allow_user_namespaces() {
 case "${1:-}" in
   "") ;;
   perf) packages+=("${perf_packages[@]}") ;;
-  *) die "usage: setup-system.sh [perf]" ;;
+  cluster) packages+=("${cluster_packages[@]}") ;;
+  *) die "usage: setup-system.sh [perf|cluster]" ;;
 esac
 type -P apt-get >/dev/null || die "this script knows Debian and its relatives only; docs/dependencies.md lists what is needed"
 install_packages
