@@ -101,7 +101,8 @@ case "${1:-} $#" in
   "down 1") down ;;
   "status 1") KUBECONFIG=$state/admin.kubeconfig status ;;
   "env 1")
-    printf 'export KUBECONFIG=%q BUILDSVC_CLUSTER_REGISTRY=%q PATH=%q:$PATH\n' "$state/admin.kubeconfig" "$registry" "$programs"
+    printf 'export KUBECONFIG=%q PATH=%q:$PATH\n' "$state/admin.kubeconfig" "$programs"
+    printf 'export BUILDSVC_CLUSTER_REGISTRY=%q BUILDSVC_CLUSTER_CONTAINERD=%q\n' "$registry" "$socket"
     ;;
   *) die "usage: cluster.sh up | down | status | env" ;;
 esac

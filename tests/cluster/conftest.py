@@ -43,6 +43,14 @@ def server(registry: Registry) -> Iterator[minio.Minio]:
 
 
 @pytest.fixture
+def programs() -> Path:
+    """The directory of programs such as buildx, for a step to mount."""
+    found = shutil.which("buildx")
+    assert found, "there is no buildx; run `make test-cluster`"
+    return Path(found).parent
+
+
+@pytest.fixture
 def store(server: minio.Minio, request: pytest.FixtureRequest) -> Store:
     """An empty store."""
     name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)

@@ -89,15 +89,6 @@ class Namespace:
             finally:
                 watching.terminate()
 
-    def remove_pod(self, pod: str, *options: str) -> None:
-        """Delete a pod and return at once."""
-        self.run("delete", "pod", pod, "--wait=false", *options)
-
-    def wait_gone(self, kind: str, name: str, within: float = PATIENCE) -> None:
-        """Wait until an object is gone."""
-        limit = f"--timeout={within:g}s"
-        self.run("wait", "--for=delete", f"{kind}/{name}", limit, within=within + 10)
-
     def __enter__(self) -> Self:
         return self
 

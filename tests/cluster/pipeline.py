@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from urllib.request import urlopen
 
 from perf.build import Step, read_progress
-from tests.cluster.kube import Namespace, Object, ended, selected, terminated
+from tests.cluster.kube import PATIENCE, Namespace, Object, ended, selected, terminated
 from tests.cluster.machinery import Registry, Store, logs_directory, render
 
 SIDECAR, CHECKOUT, COMPILE, BUILD = "buildsvc", "checkout", "compile", "image-build"
@@ -87,15 +89,25 @@ class Builds:
     _count: int = 0
 
     def start(
-        self, project: Project, *, env: Mapping[str, str] | None = None, **sidecar: Any
+        self,
+        project: Project,
+        *,
+        env: Mapping[str, str] | None = None,
+        change: Callable[[Object], None] | None = None,
+        **sidecar: Any,
     ) -> str:
-        """Start a pod with an image of its own to push; return its name."""
+        """Start a pod with an image of its own to push; return its name.
+
+        ``env`` are variables of the step, ``sidecar`` values of the chart, and ``change`` is
+        called with the pod's specification.
+        """
         self._count += 1
         name = f"build-{self._count}"
         objects = render(self.namespace.name, self._values(name, project, env or {}, sidecar))
+        if change is not None:
+            change(selected(objects, "Job")["spec"]["template"]["spec"])
         self.namespace.apply(self.store.secret(), *objects)
-        job = selected(objects, "Job")["metadata"]["name"]
-        selector = f"job-name={job}"
+        selector = f"job-name={name}"
         self.namespace.run("wait", "--for=create", "pod", f"--selector={selector}", "--timeout=60s")
         (pod,) = self.namespace.pods(selector)
         return str(pod["metadata"]["name"])
@@ -128,7 +140,7 @@ class Builds:
         }
 
     def outcome(self, pod: str) -> Outcome:
-        """Wait for the pod's end and return it with its logs, which are kept in a directory too."""
+        """Wait for the pod's end and return it with its logs, which are kept in files too."""
         last = self.namespace.wait(pod, ended, f"end of the pod {pod}")
         return Outcome(last, self.logs(pod))
 
@@ -141,15 +153,48 @@ class Builds:
             file.write_text(found[container])
         return found
 
+    def remove(self, pod: str) -> None:
+        """Delete the pod's Job, which would make another one, and with it the pod; do not wait."""
+        self.namespace.run("delete", "job", self._job(pod), "--wait=false")
+
+    def kill(self, pod: str) -> None:
+        """End the pod without a grace period, as a node's end does."""
+        self.namespace.run("delete", "job", self._job(pod), "--cascade=orphan")
+        self.namespace.run("delete", "pod", pod, "--grace-period=0", "--force")
+
+    def _job(self, pod: str) -> str:
+        return str(self.namespace.get("pod", pod)["metadata"]["labels"]["job-name"])
+
+    def status(self, pod: str) -> Object:
+        """Return what the sidecar says of itself, as its page does; empty while it says nothing."""
+        address = self.namespace.get("pod", pod)["status"].get("podIP")
+        if address is None:
+            return {}
+        try:
+            with urlopen(f"http://{address}:8378/status", timeout=5) as answer:
+                status: Object = json.load(answer)
+                return status
+        except OSError:
+            return {}
+
+    def wait_status(self, pod: str, condition: Callable[[Object], bool], what: str) -> Object:
+        """Wait until the sidecar's status is as wanted and return it."""
+        end = time.monotonic() + PATIENCE
+        while not ((status := self.status(pod)) and condition(status)):
+            assert time.monotonic() < end, f"{what}: not within {PATIENCE:g} s: {status}"
+            time.sleep(0.05)  # The page has no event that an HTTP client could wait for.
+        return status
+
+    def wait_said(self, pod: str, container: str, word: str) -> None:
+        """Wait until a container has written the word."""
+        end = time.monotonic() + PATIENCE
+        while word not in self.namespace.log(pod, container):
+            assert time.monotonic() < end, f"{container} has not said {word}"
+            time.sleep(0.2)  # Logs are asked for anew: a stream ends with the container.
+
     def run(self, project: Project, **options: Any) -> Outcome:
         """Run a pod to its end, which must be a good one."""
         outcome = self.outcome(self.start(project, **options))
         found = "\n".join((outcome.said, outcome.output, outcome.logs[SIDECAR][-3000:]))
         assert outcome.code == 0, found
         return outcome
-
-
-def published(log: str) -> list[Object]:
-    """Return what a sidecar's log says of the generations that it has published."""
-    events = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
-    return [event for event in events if event.get("event") == "published"]

@@ -8,21 +8,10 @@ import pytest
 
 from tests.cluster.kube import terminated
 from tests.cluster.machinery import KINDS
-from tests.cluster.pipeline import BUILD, COMPILE, GRACE, SIDECAR, Builds, Project, moment
+from tests.cluster.pipeline import BUILD, COMPILE, GRACE, SIDECAR, Builds, moment
+from tests.cluster.projects import instructions, layers
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-
-_DOCKERFILE = """\
-FROM {base} AS packages
-RUN dd if=/dev/urandom of=/packages bs=1M count=64
-FROM {base}
-COPY --from=packages /packages /packages
-RUN --mount=type=cache,target=/cache echo built >>/cache/log && cp /cache/log /log
-COPY greeting /greeting
-RUN sha256sum /greeting /packages >/sums && id && cat /sums
-"""
-#: What compiles: some seconds of work, in which the sidecar restores.
-_COMPILE = "sed s/NAME/world/ greeting.in >greeting && head -c 1500M /dev/zero | sha256sum"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -31,10 +20,7 @@ def test_the_second_pod_has_everything_cached(
 ) -> None:
     """The first pod publishes after its steps and within its grace period, for the second."""
     pipeline = builds(kind)
-    project = Project(
-        {"Dockerfile": _DOCKERFILE.format(base=pipeline.registry.busybox), "greeting.in": "NAME\n"},
-        ("sh", "-c", _COMPILE),
-    )
+    project = layers(pipeline.registry)
     first = pipeline.run(project)
     assert len(first.ran) == len(first.instructions)
     assert "uid=0" in first.output
@@ -58,3 +44,25 @@ def test_the_second_pod_has_everything_cached(
             f"{outcome.seconds(BUILD):.0f} s, published {outcome.published_within:.0f} s after it; "
             f"{' '.join(summary)}"
         )
+
+
+_APT = (
+    "RUN apt-get update && apt-get install -y --no-install-recommends python3-venv",
+    "ENV PIP_CERT=/usr/local/share/buildsvc-ca.crt",
+    "RUN python3 -m venv /venv",
+    "RUN /venv/bin/pip install --disable-pip-version-check tenacity==9.2.1",
+    'RUN /venv/bin/python -c "import tenacity"',
+)
+
+
+def test_a_build_with_apt_and_pip(
+    builds: Callable[[str], Builds], report: Callable[[str], None]
+) -> None:
+    """As most Dockerfiles do: packages of Debian and of PyPI, many small files, their owners."""
+    pipeline = builds("unconfined")
+    project = instructions(pipeline.registry, *_APT, base=pipeline.registry.debian)
+    first = pipeline.run(project)
+    second = pipeline.run(project)
+    assert first.ran
+    assert second.ran == []
+    report(f"apt and pip: {first.seconds(BUILD):.0f} s, then {second.seconds(BUILD):.0f} s")

@@ -1,0 +1,131 @@
+"""RUN steps that attack: the endpoint, the store's credentials, metadata, others' caches.
+
+Each attack is a Dockerfile as anybody could write it, with the very client of the daemon where
+that helps. What an attack sees is written to the build's output, where the test looks for what it
+must not see. Each one also shows that it sees something: a check that cannot fail shows nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import minio
+from tests.cluster.machinery import KINDS
+from tests.cluster.metadata import ADDRESS, SECRET, served
+from tests.cluster.pipeline import SIDECAR, Builds
+from tests.cluster.policies import enforced
+from tests.cluster.projects import instructions
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+#: Whatever fails, the build goes on, and says with what.
+_TRY = 'RUN --mount=type=bind,from=client,target=/client ( {command} ) 2>&1; echo "{name}=$?"'
+_BUILDCTL = "/client/usr/local/bin/buildctl"
+#: Where a client's key, credentials and sockets lie in the sidecar's container.
+_PLACES = (
+    "run/buildsvc/tls/client/key.pem", "var/lib/buildsvc", "home/buildsvc", "etc/buildsvc",
+)  # fmt: skip
+
+
+def _attack(builds: Builds, **commands: str) -> dict[str, str]:
+    """Run each command in a RUN step; return its exit code by its name, and all output as ""."""
+    lines = [_TRY.format(command=command, name=name) for name, command in commands.items()]
+    # The stage comes first: what has its name is what follows.
+    step = f"{builds.registry.host}/buildsvc-step:{builds.registry.tag}"
+    project = instructions(
+        builds.registry, f"FROM {step} AS client", f"FROM {builds.registry.busybox}", *lines
+    )
+    outcome = builds.run(project)
+    found = dict(
+        line.split("=", 1) for line in outcome.output.splitlines() if line.split("=")[0] in commands
+    )
+    assert sorted(found) == sorted(commands), outcome.output
+    # The sidecar is as it was: nobody has restarted or stopped it.
+    assert "Traceback" not in outcome.logs[SIDECAR]
+    return {**found, "": outcome.output}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_endpoint_cannot_be_driven(builds: Callable[[str], Builds], kind: str) -> None:
+    """Neither over TCP nor through a Unix socket of the daemon or the agent."""
+    asked = "debug workers"
+    sockets = "for s in $(find / /proc/[0-9]*/root/ -xdev -name '*.sock' 2>/dev/null); do"
+    found = _attack(
+        builds(kind),
+        control=f"{_BUILDCTL} --version",
+        plain=f"{_BUILDCTL} --timeout=5 --addr=tcp://127.0.0.1:1234 {asked}",
+        named=f"{_BUILDCTL} --timeout=5 --addr=tcp://localhost:1234 {asked}",
+        unix=f"{sockets} {_BUILDCTL} --timeout=5 --addr=unix://$s {asked} && exit; done; exit 3",
+    )
+    assert found["control"] == "0"
+    assert "linux/amd64" not in found[""]
+    for attack in ("plain", "named"):
+        assert found[attack] != "0", found[""]
+    assert found["unix"] == "3", found[""]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_credentials_cannot_be_read(builds: Callable[[str], Builds], kind: str) -> None:
+    """Not in the environments, files, memory or command lines of the pod's processes."""
+    places = " ".join(f"/proc/[0-9]*/root/{place}" for place in _PLACES)
+    found = _attack(
+        builds(kind),
+        control="cat /proc/self/environ | tr '\\0' '\\n' | grep ^PATH",
+        environment="cat /proc/[0-9]*/environ | tr '\\0' '\\n' | grep -e AWS -e SECRET",
+        # What a step sees of others: none of their secrets is there.
+        lines="cat /proc/[0-9]*/cmdline | tr '\\0' ' '",
+        files=f"cat {places} | grep -e PRIVATE -e AWS -e secret",
+        account="cat /var/run/secrets/kubernetes.io/serviceaccount/token",
+    )
+    assert found["control"] == "0"
+    assert minio.SECRET not in found[""]
+    for attack in ("environment", "files", "account"):
+        assert found[attack] != "0", found[""]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_tenants_caches_cannot_be_read(builds: Callable[[str], Builds], kind: str) -> None:
+    """Without credentials the store answers nobody, and it is the same store for all."""
+    one = builds(kind)
+    one.run(instructions(one.registry, "RUN echo somebody-elses >/else"))
+    (generation,) = one.store.generations()
+    root = f"{one.store.prefix}roots/{generation['root'][:2]}/{generation['root']}"
+    server = one.store.server.endpoint
+    found = _attack(
+        one,
+        control=f"wget -q -T 5 -O - {server}/minio/health/live",
+        listing=f"wget -q -T 5 -O - '{server}/{minio.BUCKET}?list-type=2'",
+        reading=f"wget -q -T 5 -O - {server}/{minio.BUCKET}/{root}",
+    )
+    assert found["control"] == "0", found[""]
+    assert found["listing"] != "0"
+    assert found["reading"] != "0"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_metadata_address_cannot_be_reached(
+    builds: Callable[[str], Builds], kind: str, tmp_path: Path
+) -> None:
+    """In a network of their own RUN steps have no route there; else the chart's policy forbids it.
+
+    The cluster of the tests does not enforce policies, so that is done here, of what the API
+    server has: the policy is what is tested. Without it the address answers RUN steps.
+    """
+    one = builds(kind)
+    ask = f"wget -q -T 3 -O - http://{ADDRESS}/latest/meta-data/"
+    with served(tmp_path):
+        open_ = _attack(one, metadata=ask)
+        if kind == "tun":
+            assert open_["metadata"] != "0"
+        else:
+            assert open_["metadata"] == "0", open_[""]
+        with enforced(json.loads(one.namespace.run("get", "networkpolicies", "--output=json"))):
+            control = f"wget -q -T 5 -O - http://{one.registry.host}/v2/"
+            closed = _attack(one, metadata=ask, control=control)
+    assert closed["metadata"] != "0"
+    assert closed["control"] == "0", closed[""]
+    assert SECRET not in closed[""]
