@@ -1,0 +1,3 @@
+module example.invalid/web
+
+go 1.24
