@@ -67,7 +67,10 @@ def main(arguments: list[str]) -> int:
             print("wait-for-cache: the cache is in the store", file=sys.stderr)
             return 0
         if time.monotonic() >= until:
-            print(f"wait-for-cache: not published after {seconds:g} s ({what}); going on", file=sys.stderr)
+            print(
+                f"wait-for-cache: not published after {seconds:g} s ({what}); going on",
+                file=sys.stderr,
+            )
             return 0
         time.sleep(1)
 

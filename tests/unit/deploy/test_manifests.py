@@ -90,9 +90,7 @@ def test_a_directory_of_ones_own(tmp_path: Path) -> None:
     assert kinds == {"ConfigMap", "Job", "NetworkPolicy", "ServiceAccount"}
 
 
-def test_values_that_cannot_be_rendered(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_values_that_cannot_be_rendered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = tmp_path / "values.yaml"
     values.write_text("cluster: {kind: privileged}\n")
     assert manifests.main(["--values", str(values), "--output", str(tmp_path / "mine")]) == 1
