@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from buildsvc.log import get_logger
 from sidecar import rootdir
 from sidecar.agent.routes import METADATA
 from sidecar.commands import agent_command
 from sidecar.environment import allowed
 from sidecar.guardclient import Namespace
-from sidecar.log import get_logger
 from sidecar.paths import EpochPaths, epoch_paths, left_over, next_number
 from sidecar.room import Room
 from sidecar.rootlesskit import NamespaceOptions

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import grpc.aio
 
+from buildsvc.log import get_logger
 from sidecar.buildkit import BuildFinished, BuildKit, BuildStarted
-from sidecar.log import get_logger
 from sidecar.room import Room
 from sidecar.status import Status
 from sidecar.timeline import Kind, Span

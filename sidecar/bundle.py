@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from buildsvc.errors import CannotCreate, EnvironmentUnfit
-from sidecar.redact import redacted, redacted_text
+from buildsvc.redact import redacted, redacted_text
 from sidecar.settings import Settings
 from sidecar.versions import version_text
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from sidecar.files import private_directory, write_file
+from buildsvc.files import private_directory, write_file
 from sidecar.tls import Certificates, ClientFiles
 
 # Longer than any pod lives; the margin before is for clocks that disagree.

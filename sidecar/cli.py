@@ -11,9 +11,9 @@ from pathlib import Path
 
 from buildsvc.commandline import Parser, add_settings, exit_code, report
 from buildsvc.errors import BuildsvcError, UsageError
+from buildsvc.redact import redacted_text
 from buildsvc.values import parse_duration
 from sidecar.endpoint import EarlyBind, settle
-from sidecar.redact import redacted_text
 from sidecar.settings import SETTINGS, Settings
 from sidecar.sources import load_settings
 from sidecar.versions import version_text
@@ -129,11 +129,13 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 def _run(arguments: argparse.Namespace, early: EarlyBind | None) -> int:
     settings = _settings(arguments)
     listener = settle(early, settings.address)
-    from sidecar.logs import LogOptions, Logs
+    from buildsvc.logs import LogOptions, Logs
     from sidecar.run import run
     from sidecar.status import Status
 
-    options = LogOptions(settings.log_format, settings.log_level, settings.root / "logs")
+    options = LogOptions(
+        settings.log_format, settings.log_level, settings.root / "logs" / "sidecar.log"
+    )
     with listener, Logs(options) as logs:
         return asyncio.run(run(settings, listener, Status(recent_log=logs.recent)))
 

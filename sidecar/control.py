@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from buildsvc.errors import BuildsvcError, CannotCreate, EnvironmentUnfit
-from sidecar.files import private_directory
+from buildsvc.files import private_directory
 from sidecar.status import Phase, Status
 
 # A request is a few words; an answer holds a whole timeline.

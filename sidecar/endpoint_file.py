@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from buildsvc.errors import CannotCreate
+from buildsvc.files import write_file
 from sidecar.endpoint import Address
-from sidecar.files import write_file
 from sidecar.tls import ClientFiles
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import grpc.aio
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
+from buildsvc.log import get_logger
 from buildsvc.store.contract import Store
 from sidecar.agentclient import AgentClient
 from sidecar.buildkit import BuildKit
@@ -23,7 +24,6 @@ from sidecar.daemon import ANSWERS_WITHIN, Buildkitd, Lost
 from sidecar.guardclient import AgentExited, DaemonExited, Namespace, NamespaceLostError, StartError
 from sidecar.inherited import Inherited
 from sidecar.launch import Launch
-from sidecar.log import get_logger
 from sidecar.losses import Losses
 from sidecar.paths import EpochPaths
 from sidecar.plan import ObjectKey

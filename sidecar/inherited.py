@@ -13,6 +13,7 @@ from buildsvc.cache.catalog import Catalog
 from buildsvc.cache.keys import CacheKey
 from buildsvc.cache.leases import Lease
 from buildsvc.errors import BuildsvcError, StoreError
+from buildsvc.log import get_logger
 from buildsvc.store.contract import Store
 from sidecar.agentclient import AgentClient
 from sidecar.buildkit import BuildKit
@@ -20,7 +21,6 @@ from sidecar.cachemounts import not_restored
 from sidecar.daemon import Lost
 from sidecar.download import Downloads
 from sidecar.locate import Found, Loadable, find_unfit, loadable
-from sidecar.log import get_logger
 from sidecar.losses import Losses
 from sidecar.paths import EpochPaths
 from sidecar.plan import ObjectKey

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from buildsvc.errors import EnvironmentUnfit, UsageError
+from buildsvc.log import get_logger
 from buildsvc.store.contract import Store
 from sidecar import cachestore, rootdir
 from sidecar.beginning import Beginning, namespace_options
@@ -29,7 +30,6 @@ from sidecar.environment import allowed
 from sidecar.epoch import Epoch
 from sidecar.guardclient import Namespace
 from sidecar.launch import Launch
-from sidecar.log import get_logger
 from sidecar.losses import Losses
 from sidecar.paths import EpochPaths, epoch_paths
 from sidecar.publish import Publisher

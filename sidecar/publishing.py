@@ -13,11 +13,11 @@ import grpc.aio
 from buildsvc.cache.keys import CacheKey
 from buildsvc.cache.publication import PacksCollected
 from buildsvc.errors import BuildsvcError
+from buildsvc.log import get_logger
 from sidecar.buildkit import BuildFinished
 from sidecar.checkpoint import NotIdle, Picture
 from sidecar.control import CheckpointReport
 from sidecar.epoch import Epoch
-from sidecar.log import get_logger
 from sidecar.publish import Publisher
 from sidecar.status import Generation, Phase, Status
 from sidecar.timeline import Kind, Span

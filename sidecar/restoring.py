@@ -6,12 +6,12 @@ import asyncio
 import socket
 from collections.abc import Coroutine
 
+from buildsvc.log import get_logger
 from buildsvc.store.contract import Store
 from sidecar import cachestore, patience
 from sidecar.daemon import Lost
 from sidecar.epoch import Epoch
 from sidecar.locate import Cold, Found, Loadable, PassedOver, locate
-from sidecar.log import get_logger
 from sidecar.patience import Patience
 from sidecar.settings import Settings
 from sidecar.status import Generation, Phase, Status

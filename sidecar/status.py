@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal
 
+from buildsvc.redact import redacted_text
 from buildsvc.store.meter import StoreUse
 from sidecar.counts import Counts
 from sidecar.phase import WAITING_FOR, Phase
-from sidecar.redact import redacted_text
 from sidecar.timeline import Attribute, Kind, Span, Timeline
 
 __all__ = ["SCHEMA", "Advice", "ColdReason", "Generation", "Phase", "SkipReason", "Status"]

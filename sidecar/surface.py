@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from buildsvc.errors import EnvironmentUnfit
+from buildsvc.log import get_logger
+from buildsvc.logs import LogOptions
 from sidecar.control import Commands, ControlServer
 from sidecar.endpoint import Address, bind, bound_address
-from sidecar.log import get_logger
-from sidecar.logs import LogOptions
 from sidecar.patience import client_waits
 from sidecar.settings import Settings
 from sidecar.status import Status

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Protocol
 
-from sidecar.redact import redacted_text
+from buildsvc.redact import redacted_text
 
 Attribute = str | int | float | bool | None
 

@@ -154,7 +154,7 @@ def test_the_lifecycle_loads_no_library_before_it_is_needed() -> None:
     loaded = loaded_by(
         "sidecar.lifecycle",
         "sidecar.trust",
-        "sidecar.logs",
+        "buildsvc.logs",
         "sidecar.surface",
         "sidecar.run",
         "sidecar.cli",

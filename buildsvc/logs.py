@@ -24,9 +24,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TextIO
 
-from sidecar.files import private_directory
-from sidecar.log import FIELDS
-from sidecar.redact import redacted
+from buildsvc.files import private_directory
+from buildsvc.log import FIELDS
+from buildsvc.redact import redacted
 
 _FILE_BYTES = 4 * 1024 * 1024
 _FILES_KEPT = 2
@@ -43,11 +43,11 @@ _CHATTY = ("asyncio", "grpc", "aiohttp")
 
 @dataclass(frozen=True)
 class LogOptions:
-    """How to log. ``directory`` gets sidecar.log, at most 12 MiB with its predecessors."""
+    """How to log. ``file`` takes at most 12 MiB with its predecessors, in a private directory."""
 
     format: Literal["auto", "human", "json"]
     level: Literal["debug", "info", "warning", "error"]
-    directory: Path | None = None
+    file: Path | None = None
 
     def human(self) -> bool:
         """Whether to write for people."""
@@ -107,12 +107,12 @@ class Logs:
     def _sinks(self) -> list[logging.Handler]:
         # Without a formatter a sink writes a record's message: the line of JSON.
         sinks: list[logging.Handler] = [_Ring(self._ring)]
-        directory = self._options.directory
-        if directory is not None:
-            private_directory(directory)
+        file = self._options.file
+        if file is not None:
+            private_directory(file.parent)
             sinks.append(
                 _File(
-                    directory / "sidecar.log",
+                    file,
                     maxBytes=_FILE_BYTES,
                     backupCount=_FILES_KEPT,
                     delay=True,

@@ -1,7 +1,7 @@
-"""What the sidecar's modules log with: an event is a few words, and fields beside them.
+"""What modules log with: an event is a few words, and fields beside them.
 
 Of the standard library alone, because each module imports it while a client may be waiting.
-:mod:`sidecar.logs` says where events go.
+:mod:`buildsvc.logs` says where events go.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 
-FIELDS = "sidecar_fields"
+FIELDS = "buildsvc_fields"
 """The attribute of a log record that holds the event's fields."""
 
 # Who called the method of Logger that called _log.

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from sidecar.log import get_logger
-from sidecar.logs import LogOptions, Logs
-from sidecar.redact import MASK, redacted, redacted_text
+from buildsvc.log import get_logger
+from buildsvc.logs import LogOptions, Logs
+from buildsvc.redact import MASK, redacted, redacted_text
 
 
 def lines(text: str) -> list[dict[str, Any]]:
@@ -27,7 +27,7 @@ def lines(text: str) -> list[dict[str, Any]]:
 def test_json_on_standard_error_in_the_file_and_in_the_ring(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Logs(LogOptions("json", "info", tmp_path / "logs")) as logs:
+    with Logs(LogOptions("json", "info", tmp_path / "logs" / "sidecar.log")) as logs:
         log = get_logger("sidecar.test")
         log.info("fetched", name="x", bytes=3)
         log.debug("not shown")
@@ -179,7 +179,7 @@ def test_afterwards_logging_is_as_before() -> None:
 
 
 def test_files_and_ring_are_bounded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Logs(LogOptions("json", "info", tmp_path)) as logs:
+    with Logs(LogOptions("json", "info", tmp_path / "sidecar.log")) as logs:
         log = get_logger("x")
         for number in range(2500):
             log.info("x" * 8000, number=number)
@@ -229,7 +229,7 @@ def test_a_full_disk_costs_the_file_its_lines_and_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "sidecar.log").symlink_to("/dev/full")
-    with Logs(LogOptions("json", "info", tmp_path)) as logs:
+    with Logs(LogOptions("json", "info", tmp_path / "sidecar.log")) as logs:
         get_logger("x").info("one")
         get_logger("x").info("two")
     assert [line["event"] for line in lines(capsys.readouterr().err)] == ["one", "two"]
@@ -239,10 +239,10 @@ def test_a_full_disk_costs_the_file_its_lines_and_nothing_else(
 _STALLED = """
 import sys
 from pathlib import Path
-from sidecar.log import get_logger
-from sidecar.logs import LogOptions, Logs
+from buildsvc.log import get_logger
+from buildsvc.logs import LogOptions, Logs
 
-with Logs(LogOptions("json", "info", Path(sys.argv[1]))) as logs:
+with Logs(LogOptions("json", "info", Path(sys.argv[1], "sidecar.log"))) as logs:
     for number in range(1000):
         get_logger("x").info("x" * 1000, number=number)
 print(len(logs.recent()))
@@ -280,7 +280,7 @@ def test_long_lines_arrive_whole_at_a_reader_that_is_slow(
     said = "\N{SNOWMAN}" * 300_000
     with open(reading, encoding="utf-8") as reader, open(writing, "w", encoding="utf-8") as stderr:
         monkeypatch.setattr(sys, "stderr", stderr)
-        with Logs(LogOptions("human", "info", tmp_path)):
+        with Logs(LogOptions("human", "info", tmp_path / "sidecar.log")):
             get_logger("x").info(said)
             get_logger("x").info("next")
             assert said in reader.readline()

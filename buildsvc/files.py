@@ -26,7 +26,7 @@ def private_directory(path: Path) -> None:
 def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Write a file that is there whole or as it was before. Raises CannotCreate.
 
-    Not synced: after a crash of the machine it may be empty, as the sidecar is gone too.
+    Not synced: after a crash of the machine it may be empty, as its writer is gone too.
     """
     try:
         # mkstemp creates it with 0600: a secret is never readable by others, not for a moment.
