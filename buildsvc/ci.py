@@ -29,10 +29,11 @@ class Fact:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a fact is found: ``needs`` names the variables for people."""
+    """Where a fact is found: ``needs`` names the variables for people, ``reads`` has them all."""
 
     needs: str
     find: Callable[[Variables], Fact | None]
+    reads: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,12 @@ def _first(*kinds: tuple[str, str]) -> Source:
         found = ((variables.get(name, ""), kind) for name, kind in kinds)
         return next((Fact(value, kind) for value, kind in found if value), None)
 
-    return Source(" or ".join(name for name, _ in kinds), find)
+    names = tuple(name for name, _ in kinds)
+    return Source(" or ".join(names), find, names)
 
 
+#: What tells the ref of a build at GitHub.
+_GITHUB_REF = ("GITHUB_REF", "GITHUB_EVENT_NAME", "GITHUB_HEAD_REF")
 #: Of GitHub's events, those that build what their ref names. With the others the ref is the default
 #: branch's, whosever commit the workflow checks out.
 _GITHUB_BUILDS_REF = frozenset(
@@ -91,7 +95,7 @@ def _remote(variable: str) -> Source:
     def find(variables: Variables) -> Fact | None:
         return _host_and_path(variables.get(variable, ""))
 
-    return Source(variable, find)
+    return Source(variable, find, (variable,))
 
 
 def _path(variable: str) -> Source:
@@ -102,7 +106,7 @@ def _path(variable: str) -> Source:
         host, _, path = fact.value.partition("/") if fact else ("", "", "")
         return Fact(path or host) if host else None
 
-    return Source(variable, find)
+    return Source(variable, find, (variable,))
 
 
 def _host_and_path(url: str) -> Fact | None:
@@ -126,9 +130,11 @@ SYSTEMS = (
         {
             "repository": _first(("GITHUB_REPOSITORY", "")),
             "path": _first(("GITHUB_REPOSITORY", "")),
-            "branch": Source("GITHUB_REF, refs/pull/… in a pull request,", _github_branch),
+            "branch": Source(
+                "GITHUB_REF, refs/pull/… in a pull request,", _github_branch, _GITHUB_REF
+            ),
             "target_branch": _first(("GITHUB_BASE_REF", "")),
-            "tag": Source("GITHUB_REF, refs/tags/…,", _github_tag),
+            "tag": Source("GITHUB_REF, refs/tags/…,", _github_tag, _GITHUB_REF),
             "commit": _first(("GITHUB_SHA", "")),
             "build": _first(("GITHUB_RUN_NUMBER", "")),
         },
@@ -191,6 +197,15 @@ SYSTEMS = (
     ),
 )
 """In the order in which they are looked for."""
+
+
+#: Every variable that is read here: a process that is told these knows what there is to know.
+VARIABLES = frozenset(
+    name
+    for system in SYSTEMS
+    for names in (system.marks, *(source.reads for source in system.sources.values()))
+    for name in names
+)
 
 
 def system_of(variables: Variables) -> System | None:

@@ -20,7 +20,7 @@ from buildsvc.values import (
     parse_switch,
     several,
 )
-from sidecar.keynames import key_names, parse_key_name
+from buildsvc.keynames import key_names, parse_key_name
 from sidecar.values import parse_mount_pattern, parse_store, parse_verify_key
 
 _GROUP = "cache"

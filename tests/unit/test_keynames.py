@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from buildsvc.cache.keys import MAX_NAME, CacheKey
 from buildsvc.ci import system_of
 from buildsvc.errors import ConfigError
-from sidecar.keynames import LONGEST, key_names, parse_key_name
+from buildsvc.keynames import LONGEST, key_names, parse_key_name
 
 GITHUB = {"GITHUB_REPOSITORY": "acme/app", "GITHUB_REF": "refs/heads/feature/x"}
 GITHUB_PULL = {

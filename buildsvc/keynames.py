@@ -42,6 +42,12 @@ def parse_key_name(value: object) -> str:
     return text
 
 
+def variables_of(text: str) -> frozenset[str]:
+    """Return the variables that a template names as ``{env:NAME}``. Raises ValueError as above."""
+    places = [place.placeholder.partition(":") for place in _places(text)]
+    return frozenset(name for kind, colon, name in places if colon and kind == "env")
+
+
 def key_names(own: str, fallbacks: Sequence[str], variables: Mapping[str, str]) -> list[str]:
     """Return the names that the templates make, the own one first, each once.
 
