@@ -1,5 +1,5 @@
-"""The command line of what is not a sidecar: the step ``image-build``, and the groups ``store``,
-``key`` and ``cache``.
+"""The command line of what is not a sidecar: the groups ``store``, ``key`` and ``cache``. Other
+commands have modules of their own.
 """
 
 from __future__ import annotations
@@ -94,8 +94,9 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"buildsvc {__version__}")
     groups = parser.add_subparsers(metavar="GROUP", required=True, parser_class=Parser)
-    # Its parser is its own: see buildsvc.__main__.
+    # Their parsers are their own: see buildsvc.__main__.
     groups.add_parser("image-build", help="Build an image on the sidecar beside this step.")
+    groups.add_parser("webhook", help="Put the sidecar into pods that ask for it.")
     store = groups.add_parser("store", help="The object store that caches are kept in.")
     commands = store.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     check = commands.add_parser(
