@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
+from buildsvc.keynames import key_names, parse_key_name
 from buildsvc.keyplaces import KeyPlace, parse_key_place
 from buildsvc.setting import setting
 from buildsvc.values import (
@@ -20,7 +21,6 @@ from buildsvc.values import (
     parse_switch,
     several,
 )
-from buildsvc.keynames import key_names, parse_key_name
 from sidecar.values import parse_mount_pattern, parse_store, parse_verify_key
 
 _GROUP = "cache"
