@@ -13,6 +13,10 @@ def main() -> int:
         from buildsvc.imagebuild.command import main as build
 
         return build(sys.argv[2:])
+    if sys.argv[1:2] == ["doctor"]:
+        from buildsvc.doctor.command import main as doctor
+
+        return doctor(sys.argv[2:])
     if sys.argv[1:2] == ["webhook"]:
         from buildsvc.webhook.command import main as webhook
 

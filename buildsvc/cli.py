@@ -96,6 +96,7 @@ def _parser() -> Parser:
     groups = parser.add_subparsers(metavar="GROUP", required=True, parser_class=Parser)
     # Their parsers are their own: see buildsvc.__main__.
     groups.add_parser("image-build", help="Build an image on the sidecar beside this step.")
+    groups.add_parser("doctor", help="Say whether builds can run here, and what to change.")
     groups.add_parser("webhook", help="Put the sidecar into pods that ask for it.")
     store = groups.add_parser("store", help="The object store that caches are kept in.")
     commands = store.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
