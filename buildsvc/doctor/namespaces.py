@@ -7,7 +7,7 @@ import re
 from buildsvc.doctor.finding import Finding
 from buildsvc.doctor.place import Place
 from buildsvc.doctor.subordinate import ranges
-from buildsvc.doctor.trials import TUN, Trials
+from buildsvc.doctor.trials import NO_IDS, TUN, Trials
 
 #: Overlay mounts in a user namespace, with user.* attributes for what needs trusted.* elsewhere.
 _KERNEL = (5, 11)
@@ -104,8 +104,9 @@ def id_mapping(place: Place, trials: Trials) -> Finding:
         advice = "pod: capabilities: {drop: [ALL], add: [SETUID, SETGID]} for the sidecar"
         return Finding(name, "fail", "SETUID and SETGID are not in the bounding set", advice)
     if trials.ids is None:
-        advice = "first that one can be made"
-        return Finding(name, "fail", "not tried without a user namespace", advice)
+        return Finding(name, "fail", "not tried without a user namespace", "first the others")
+    if trials.ids == NO_IDS:
+        return Finding(name, "fail", f"not tried: {trials.ids}", "first the others")
     advice = (
         "install uidmap (shadow-utils) with file capabilities instead of setuid: setcap "
         "cap_setuid=ep newuidmap, cap_setgid=ep newgidmap; not on a mount with nosuid"

@@ -77,7 +77,7 @@ def store(place: Place, _trials: Trials) -> Finding:
     except ConfigError as error:
         return Finding("store", "fail", f"{shown}: {error}", "the sidecar does not start with it")
     except (BuildsvcError, TimeoutError, OSError) as error:
-        seen = f"{shown}: {error or f'no answer in {_FAR:g} s'}"
+        seen = f"{shown}: {str(error) or f'no answer in {_FAR:g} s'}"
         advice = "builds run without a cache; buildsvc store check tells more"
         return Finding("store", "warn", seen, advice)
     return Finding("store", "ok", f"{shown} answers")

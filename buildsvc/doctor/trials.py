@@ -22,6 +22,8 @@ from buildsvc.doctor.subordinate import Ranges, ranges
 _TIMEOUT = 10.0
 #: Where the device for a network of RUN steps' own is.
 TUN = "/dev/net/tun"
+#: Of the trial of mapping them.
+NO_IDS = "the user has no subordinate ids"
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def _map_ids(place: Place, found: Ranges, pid: int) -> str:
         if path is None:
             return f"{program} is not on PATH"
         if not kind:
-            return "the user has no subordinate ids"
+            return NO_IDS
         first, count = kind[0]
         argv = [path, str(pid), "0", str(own), "1", "1", str(first), str(count)]
         try:
