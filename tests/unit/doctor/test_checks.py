@@ -172,7 +172,7 @@ def test_seccomp(place: Make) -> None:
 
 def test_security_module(place: Make) -> None:
     label = {"/proc/self/attr/apparmor/current": "cri-containerd.apparmor.d (enforce)\n"}
-    no_mounts = replace(WORKS, inside=WORKS.inside | {"overlay": "Permission denied"})
+    no_mounts = replace(WORKS, inside={**WORKS.inside, "overlay": "Permission denied"})
     is_(namespaces.security_module(place(), no_mounts), "ok", "no label")
     is_(namespaces.security_module(place(label), WORKS), "ok", "cri-containerd")
     is_(namespaces.security_module(place(label), no_mounts), "fail", "appArmorProfile")
@@ -182,13 +182,13 @@ def test_security_module(place: Make) -> None:
 
 def test_overlay(place: Make) -> None:
     is_(namespaces.overlay(place(), WORKS), "ok")
-    fails = replace(WORKS, inside=WORKS.inside | {"overlay": "Invalid argument"})
+    fails = replace(WORKS, inside={**WORKS.inside, "overlay": "Invalid argument"})
     is_(namespaces.overlay(place(), fails), "fail", "Invalid argument", "emptyDir")
     is_(namespaces.overlay(place(), NO_NAMESPACE), "fail", "not tried")
 
 
 def test_process_sandbox(place: Make) -> None:
-    own = replace(WORKS, inside=WORKS.inside | {"proc": ""})
+    own = replace(WORKS, inside={**WORKS.inside, "proc": ""})
     on = {"BUILDSVC_PROCESS_SANDBOX": "on"}
     is_(namespaces.process_sandbox(place(), own), "ok", "can be on")
     assert not namespaces.process_sandbox(place(environ=on), own).advice
@@ -355,7 +355,7 @@ def test_programs_are_found_where_the_sidecar_finds_them(place: Make, tmp_path: 
 
 
 def test_kinds(place: Make) -> None:
-    own_proc = replace(WORKS, inside=WORKS.inside | {"proc": ""})
+    own_proc = replace(WORKS, inside={**WORKS.inside, "proc": ""})
     assert kinds_of(place(), WORKS) == ("unconfined",)
     assert kinds_of(place(), own_proc) == ("unconfined",)
     assert kinds_of(place(), replace(WORKS, tun="")) == ("tun", "unconfined")
