@@ -54,12 +54,13 @@ def helm() -> Path:
     return program
 
 
-def render(*options: str, values: Path | None = None, release: str = "buildsvc") -> Manifests:
-    """Return what ``helm template`` makes, text by template.
+def render(*options: str, values: Path | None = None, namespace: str = NAMESPACE) -> Manifests:
+    """Return what ``helm template`` makes for a namespace, text by template.
 
     Raises HelmRefuses with Helm's words.
     """
-    command = [str(helm()), "template", release, str(CHART), f"--namespace={NAMESPACE}", *options]
+    command = [str(helm()), "template", "buildsvc", str(CHART), f"--namespace={namespace}"]
+    command += options
     if values is not None:
         command.append(f"--values={values}")
     done = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -78,8 +78,12 @@ def chart(values: Mapping[str, Any]) -> dict[str, str]:
 
 @cache
 def _chart(values: str) -> dict[str, str]:
-    options = [f"--set-json={name}={json.dumps(one)}" for name, one in json.loads(values).items()]
-    return manifests.render(*options)
+    return manifests.render(*flags(json.loads(values)))
+
+
+def flags(values: Mapping[str, Any]) -> list[str]:
+    """Return these values as options of Helm."""
+    return [f"--set-json={name}={json.dumps(one)}" for name, one in values.items()]
 
 
 def objects(values: Mapping[str, Any]) -> list[Object]:
