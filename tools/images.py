@@ -32,7 +32,6 @@ _WHEEL_SOURCES = (
 )  # fmt: skip
 _CA = "/usr/local/share/buildsvc-ca.crt"
 """Where tools/base-image.sh puts the authorities of this machine."""
-_ROOM = 6 << 30
 
 
 def main(argv: Sequence[str]) -> int:
@@ -105,8 +104,8 @@ def _write_context(options: argparse.Namespace) -> int:
 
 
 def _push(options: argparse.Namespace) -> int:
-    base = host.scratch_base(room=_ROOM)
-    with host.scratch(base, "buildsvc-images") as scratch:
+    # On the disk: this is no measurement, and memory may be wanted for one.
+    with host.scratch(host.disk(), "buildsvc-images") as scratch:
         config = scratch / "buildkitd.toml"
         config.write_text(f'[registry."{options.registry}"]\n  http = true\n')
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "buildsvc/images"
@@ -131,6 +130,7 @@ def _push_all(builder: Builder, context: Path, options: argparse.Namespace) -> N
         if options.target and target not in options.target:
             continue
         flags = [f"--target={target}", f"--version={options.tag}"]
+        flags += ["--push-option=rewrite-timestamp=true"]
         flags += [f"--build-arg=BASE={bases['debian']}", f"--build-arg=PIP_CERT={_CA}"]
         flags += [f"--label=org.opencontainers.image.version={__version__}"]
         flags += [f"--label=org.opencontainers.image.revision={host.revision()}"]
@@ -152,7 +152,10 @@ class Builder:
         self._scratch = scratch
 
     def base(self, kind: str) -> str:
-        """Push a base image of tools/base-image.sh; return its reference."""
+        """Push a base image of tools/base-image.sh; return its reference.
+
+        Times in it are those of its packages: its layer is not made anew for them.
+        """
         context = self._scratch / kind
         context.mkdir()
         rootfs = host.output([str(host.TOOLS / "base-image.sh"), kind])
@@ -169,8 +172,7 @@ class Builder:
             f"--context={context}", f"--result-file={result}",
             f"--endpoint-file={self._pod.root / 'endpoint.json'}",
             f"--status-url={self._pod.status_url}", "--progress=plain",
-            f"--build-arg=SOURCE_DATE_EPOCH={epoch()}", "--push-option=rewrite-timestamp=true",
-            *flags,
+            f"--build-arg=SOURCE_DATE_EPOCH={epoch()}", *flags,
         ]  # fmt: skip
         # Standard output is for the names.
         done = subprocess.run(command, stdout=sys.stderr, env=host.environment(), check=False)

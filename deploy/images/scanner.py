@@ -42,7 +42,7 @@ class Package(NamedTuple):
 def debian(root: Path) -> Iterator[Package]:
     """Yield what dpkg has installed below a root."""
     for file in (root / "var/lib/dpkg/status", *sorted((root / "var/lib/dpkg/status.d").glob("*"))):
-        for paragraph in re.split(r"\n\s*\n", _text(file)):
+        for paragraph in re.split(r"\n\s*\n", _text(root, file)):
             fields = HeaderParser().parsestr(paragraph.lstrip("\n"))
             name, version = fields.get("Package"), fields.get("Version")
             # A package that was removed leaves its paragraph; files of distroless have no Status.
@@ -57,15 +57,16 @@ def python(root: Path) -> Iterator[Package]:
         names.sort()
         for name in names:
             if name.endswith(".dist-info"):
-                fields = HeaderParser().parsestr(_text(Path(directory, name, "METADATA")))
+                fields = HeaderParser().parsestr(_text(root, Path(directory, name, "METADATA")))
                 if fields.get("Name") and fields.get("Version"):
                     normal = re.sub(r"[-_.]+", "-", fields["Name"]).lower()
                     yield Package("pypi", normal, fields["Version"])
 
 
-def _text(file: Path) -> str:
-    """Return a file's text; empty for one that is absent, a link that may lead out, or huge."""
-    if file.is_symlink() or not file.is_file() or file.stat().st_size > _LARGEST:
+def _text(root: Path, file: Path) -> str:
+    """Return a file's text; empty for one that is absent, huge, or elsewhere by a link."""
+    inside = file.resolve().is_relative_to(root.resolve())
+    if not inside or not file.is_file() or file.stat().st_size > _LARGEST:
         return ""
     return file.read_text(errors="replace")
 
