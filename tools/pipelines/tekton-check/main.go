@@ -13,6 +13,7 @@ import (
 
 	v1 "github.com/tektoncd/pipeline/pkg/apis/pipeline/v1"
 	"github.com/tektoncd/pipeline/pkg/apis/pipeline/v1beta1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"knative.dev/pkg/apis"
 	"sigs.k8s.io/yaml"
@@ -20,6 +21,7 @@ import (
 
 // object is what the webhook does with a resource: defaults first, then validation.
 type object interface {
+	metav1.Object
 	apis.Defaultable
 	apis.Validatable
 }
@@ -57,6 +59,10 @@ func check(document []byte) error {
 	}
 	if err := yaml.UnmarshalStrict(document, one); err != nil {
 		return err
+	}
+	// The API server makes the name before the webhook sees it.
+	if one.GetName() == "" && one.GetGenerateName() != "" {
+		one.SetName(one.GetGenerateName() + "made")
 	}
 	// As at creation: some rules hold only then.
 	ctx := apis.WithinCreate(context.Background())
