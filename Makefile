@@ -69,7 +69,7 @@ lint: venv proto ## ruff, mypy --strict and the import contracts: half a minute
 	@tools/as-builder tools/check.sh lint
 
 fmt: venv ## format the Python code and sort its imports: 1 second
-	@bin="$$(tools/venv.sh)/bin"; "$$bin/ruff" check --quiet --select I --fix buildsvc sidecar tests tools perf setup.py; "$$bin/ruff" format buildsvc sidecar tests tools perf setup.py
+	@bin="$$(tools/venv.sh)/bin"; "$$bin/ruff" check --quiet --select I --fix buildsvc sidecar deploy tests tools perf setup.py; "$$bin/ruff" format buildsvc sidecar deploy tests tools perf setup.py
 
 run: setup ## cold build, publish, change a line, build in a fresh pod: 5 minutes (CONTEXT=DIR DOCKERFILE=FILE for yours)
 	@echo "make: building in two pods and on a daemon that stays up; about 5 minutes for the sample project"

@@ -17,7 +17,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY=$caches/hypothesis PYTHONPYCACHEPREFIX=$cach
 
 lint() {
   local targets=() dir
-  for dir in buildsvc sidecar tests tools perf setup.py; do
+  for dir in buildsvc sidecar deploy tests tools perf setup.py; do
     [[ ! -e $dir ]] || targets+=("$dir")
   done
   say "ruff"

@@ -72,7 +72,8 @@ def make_context(directory: Path) -> None:
     for name in _PROGRAMS:
         shutil.copy2(host.program(name), directory / "programs")
     (directory / "requirements").mkdir()
-    shutil.copy2(host.REPOSITORY / "requirements/base.txt", directory / "requirements")
+    for name in ("base.txt", "service.txt"):
+        shutil.copy2(host.REPOSITORY / "requirements" / name, directory / "requirements")
     with host.scratch(host.disk(), "buildsvc-wheel") as sources:
         _copy_sources(sources)
         command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir"]

@@ -142,7 +142,7 @@ def overlay(_place: Place, trials: Trials) -> Finding:
     seen = said or "not tried without a user namespace and mounts"
     advice = (
         "the sidecar's root on a file system of the node's, not on the container's own layers; "
-        "chart: sidecar.root, pod: an emptyDir at BUILDSVC_ROOT"
+        "the chart makes it so; pod: an emptyDir at BUILDSVC_ROOT"
     )
     return Finding("overlay", "fail", seen, advice if said else "first the others")
 

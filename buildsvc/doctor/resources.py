@@ -32,7 +32,7 @@ def disk(place: Place, _trials: Trials) -> Finding:
     about = os.statvfs(directory)
     free, size = about.f_bavail * about.f_frsize, about.f_blocks * about.f_frsize
     seen = f"{_bytes(free)} of {_bytes(size)} free in {directory} ({kind})"
-    advice = "chart: sidecar.root.size; pod: an emptyDir with a larger sizeLimit, on a larger disk"
+    advice = "chart: sidecar.rootSize; pod: an emptyDir with a larger sizeLimit, on a larger disk"
     if free < _NO_ROOM or not os.access(directory, os.W_OK):
         if free >= _NO_ROOM:
             seen, advice = f"{directory} cannot be written to", "an emptyDir, and fsGroup: 1000"

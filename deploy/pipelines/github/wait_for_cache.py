@@ -16,7 +16,8 @@ from typing import Any
 STATUS_URL = "http://127.0.0.1:8378/status"
 
 
-#: A checkpoint may be noted this much before the end of the build that it has: it needs an idle daemon.
+#: A checkpoint may be noted this much before the end of the build that it has: it needs an idle
+#: daemon.
 ROUNDING_SECONDS = 0.5
 
 

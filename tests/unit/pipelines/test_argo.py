@@ -12,7 +12,15 @@ import yaml
 from buildsvc.ci import system_of
 from buildsvc.imagebuild.settings import load_settings
 from tests.unit.pipelines.kubelet import environment
-from tests.unit.pipelines.places import HOSTILE, PIPELINES, TREE, checked, checkers, document, values_of
+from tests.unit.pipelines.places import (
+    HOSTILE,
+    PIPELINES,
+    TREE,
+    checked,
+    checkers,
+    document,
+    values_of,
+)
 from tests.unit.pipelines.recorder import Recorder
 
 ARGO = PIPELINES / "argo"
@@ -48,7 +56,10 @@ def made(name: str, **given: str) -> dict[str, Any]:
     """Return the template with parameters in it, as the pod is made of it."""
     template = template_of(name)
     parameters = {one["name"]: one.get("default", "") for one in template["inputs"]["parameters"]}
-    parameters |= {"repository": "registry.example/app", "git-url": "https://git.example/team/app.git"}
+    parameters |= {
+        "repository": "registry.example/app",
+        "git-url": "https://git.example/team/app.git",
+    }
     parameters |= {key.replace("_", "-"): value for key, value in given.items()}
     filled = replaced(template, parameters)
     assert isinstance(filled, dict)
@@ -65,7 +76,11 @@ def test_argo_has_every_field() -> None:
         ("outputs:", "outputz:", "outputz"),
         ("command: [buildsvc, image-build]", "command: buildsvc", "command"),
         ("secretName", "secretNam", "secretNam"),
-        ("terminationGracePeriodSeconds: 630", "terminationGracePeriod: 630", "terminationGracePeriod"),
+        (
+            "terminationGracePeriodSeconds: 630",
+            "terminationGracePeriod: 630",
+            "terminationGracePeriod",
+        ),
         ("port: buildsvc-http}", "port: http}", "port"),
         ("mountPath: /run/buildsvc}", "mountpath: /run/buildsvc}", "mountPath"),
     ],
@@ -126,7 +141,9 @@ def test_the_step_understands_every_parameter(name: str) -> None:
     template = made(name, tags="latest", build_args="A=1\nB=2 3", platforms="linux/amd64")
     variables = environment(template["container"]["env"], template["metadata"]["annotations"])
     flags = dict(word.removeprefix("--").split("=") for word in template["container"]["args"])
-    settings = load_settings({key.replace("-", "_"): value for key, value in flags.items()}, variables)
+    settings = load_settings(
+        {key.replace("-", "_"): value for key, value in flags.items()}, variables
+    )
     assert settings.build_arg == ("A=1", "B=2 3")
     files = [one["valueFrom"]["path"] for one in template["outputs"]["parameters"]]
     assert [str(settings.digest_file), str(settings.reference_file)] == files

@@ -138,7 +138,9 @@ def test_outputs_are_those_of_the_step() -> None:
 
     written = {line.partition("=")[0] for line in as_outputs(Everything()).splitlines()}  # type: ignore[arg-type]
     for output in action()["outputs"].values():
-        assert output["value"].removeprefix("${{ steps.build.outputs.").removesuffix(" }}") in written
+        assert (
+            output["value"].removeprefix("${{ steps.build.outputs.").removesuffix(" }}") in written
+        )
 
 
 def test_both_scale_sets_use_the_template_of_jobs() -> None:
@@ -188,7 +190,11 @@ def sidecar(timelines: list[list[dict[str, Any]]]) -> Iterator[str]:
 
 
 def waited(seconds: str, url: str) -> subprocess.CompletedProcess[str]:
-    code = WAIT.read_text().replace("http://127.0.0.1:8378/status", url).replace("sleep(1)", "sleep(0.01)")
+    code = (
+        WAIT.read_text()
+        .replace("http://127.0.0.1:8378/status", url)
+        .replace("sleep(1)", "sleep(0.01)")
+    )
     return checked(sys.executable, "-I", "-c", code, seconds)
 
 

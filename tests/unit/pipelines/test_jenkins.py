@@ -41,7 +41,9 @@ def calls(answer: dict[str, Any], step: str) -> list[Any]:
 
 
 def built(recorder: Recorder, directory: Path, env: dict[str, str], **options: object) -> Any:
-    answer = groovy(directory, {"call": "imageBuild", "env": env, "options": options}, recorder.path)
+    answer = groovy(
+        directory, {"call": "imageBuild", "env": env, "options": options}, recorder.path
+    )
     assert "error" not in answer, answer
     return answer, recorder.call()
 
@@ -160,7 +162,9 @@ def test_the_pod_is_told_the_branch(tmp_path: Path, fork: bool) -> None:
     assert told.value == env["BRANCH_NAME"]
 
 
-@pytest.mark.parametrize("path", [JENKINS / "pod-with-sidecar.yaml", PIPELINES / "demo" / "pod.yaml"])
+@pytest.mark.parametrize(
+    "path", [JENKINS / "pod-with-sidecar.yaml", PIPELINES / "demo" / "pod.yaml"]
+)
 def test_steps_can_run_in_the_containers(path: Path) -> None:
     """Not in a sidecar; and a container that steps run in ends at SIGTERM, for the sidecar's sake."""
     for container in document(path)["spec"]["containers"]:

@@ -23,12 +23,17 @@ def replaced(text: str, parameters: dict[str, str]) -> str:
     """Replace Tekton's own references: one pass, unknown ones stay."""
     names = {f"params.{name}": value for name, value in parameters.items()}
     names |= {"workspaces.registry.path": "", "workspaces.source.path": "/workspace/source"}
-    names |= {"context.taskRun.name": "run-7", "step.results.IMAGE_DIGEST.path": "/results/IMAGE_DIGEST"}
+    names |= {
+        "context.taskRun.name": "run-7",
+        "step.results.IMAGE_DIGEST.path": "/results/IMAGE_DIGEST",
+    }
     return re.sub(r"\$\(([a-zA-Z_.-]+)\)", lambda found: names.get(found[1], found[0]), text)
 
 
 def parameters_of(spec: dict[str, Any], given: dict[str, str]) -> dict[str, str]:
-    defaults = {one["name"]: one.get("default", "") for one in spec["params"] if one["name"] != "args"}
+    defaults = {
+        one["name"]: one.get("default", "") for one in spec["params"] if one["name"] != "args"
+    }
     return defaults | {"repository": "registry.example/app"} | given
 
 
@@ -129,7 +134,11 @@ def test_the_step_understands_every_parameter(recorder: Recorder, name: str) -> 
     settings = load_settings({}, call.variables)
     assert settings.tag == ("latest", "{branch}")
     assert settings.platform == ("linux/amd64", "linux/arm64")
-    assert (settings.context, settings.target, settings.registry) == ("src", "final", "registry.example")
+    assert (settings.context, settings.target, settings.registry) == (
+        "src",
+        "final",
+        "registry.example",
+    )
     # Empty, since the workspace is not bound: no secret.
     assert settings.registry_secret is None
 
