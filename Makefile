@@ -18,12 +18,12 @@ OUTPUT ?=
 REGISTRY ?=
 TAG ?=
 
-.PHONY: help setup system tools venv proto images toolchains images-oci cluster-tools test test-cluster lint fmt run bench peers perf perf-quick campaign manifests wheel lock clean
+.PHONY: help setup system tools venv proto images pipelines toolchains images-oci cluster-tools test test-cluster lint fmt run bench peers perf perf-quick campaign manifests wheel lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-setup: system tools venv proto images ## prepare the machine: 15 minutes the first time, then 1 second
+setup: system tools venv proto images pipelines ## prepare the machine: 15 minutes the first time, then 1 second
 
 system:
 	@tools/setup-system.sh
@@ -39,6 +39,9 @@ venv: system
 images: system
 	@tools/base-image.sh busybox >/dev/null
 	@tools/base-image.sh debian >/dev/null
+
+pipelines: system
+	@tools/pipelines/build.sh >/dev/null
 
 toolchains: venv images ## base images with Go, Node and Maven, for the comparison: 4 minutes the first time
 	@for kind in golang node maven; do tools/base-image.sh "$$kind" >/dev/null; done

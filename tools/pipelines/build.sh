@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # build.sh [path]    Makes what checks deploy/pipelines, and prints the directory that has it: actionlint and tekton-check (Go),
-#                    and a Python environment of its own in venv/. `path`: prints it, made or not.
+#                    the demo and its tests, and a Python environment of its own in venv/. `path`: prints it, made or not.
 #
 # A set apart from tools/build.sh: the tests of the files alone need it. The directory is named after what it is made of.
 set -euo pipefail
@@ -12,7 +12,8 @@ umask 022
 packages=(groovy shellcheck)
 current=$BUILDSVC_TOOLS/pipelines/current
 cd "$tree/tools/pipelines"
-key=$(content_key build.sh requirements.txt ./*/go.mod ./*/go.sum ./*/*.go)
+demo=$tree/deploy/pipelines/demo
+key=$(content_key build.sh requirements.txt ./*/go.mod ./*/go.sum ./*/*.go "$demo"/go.mod "$demo"/*.go)
 target=$BUILDSVC_TOOLS/pipelines/$key
 
 install_packages() {
@@ -37,6 +38,9 @@ build() {
       (cd "$module" && CGO_ENABLED=0 "$tree/tools/go" build "${flags[@]}" -o "$out/$module" .)
     fi
   done
+  say "building the demo"
+  (cd "$demo" && CGO_ENABLED=0 "$tree/tools/go" build "${flags[@]}" -o "$out/web" .)
+  (cd "$demo" && CGO_ENABLED=0 "$tree/tools/go" test -c "${flags[@]}" -o "$out/web.test" .)
 }
 
 # Where it stays: an environment names its own path, so that it cannot be made elsewhere and moved.

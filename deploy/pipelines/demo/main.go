@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -41,7 +42,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	server := &http.Server{Addr: address, Handler: handler(), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: handler(), ReadHeaderTimeout: 5 * time.Second}
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)
@@ -52,8 +53,12 @@ func main() {
 			log.Print(err)
 		}
 	}()
-	log.Printf("listening on %s, commit %s", address, commit)
-	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		log.Fatal(err)
+	}
+	log.Printf("listening on %s, commit %s", listener.Addr(), commit)
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		log.Fatal(err)
 	}
 	<-drained

@@ -10,6 +10,8 @@ from buildsvc.ci import SYSTEMS
 from buildsvc.cli import _parser
 from buildsvc.imagebuild.settings import load_settings as load_step_settings
 from buildsvc.values import parse_size
+from buildsvc.webhook.settings import load_settings
+from buildsvc.webhook.template import parse_template
 from tests.unit.deploy.objects import (
     EVERYTHING,
     STORE,
@@ -207,16 +209,14 @@ def test_one_replica_can_be_drained() -> None:
 
 
 def test_the_webhook_takes_its_template(found: list[Object]) -> None:
-    template = pytest.importorskip("buildsvc.webhook.template")
-    template.parse_template(one(found, "ConfigMap", "buildsvc-webhook")["data"]["pod.yaml"])
+    parse_template(one(found, "ConfigMap", "buildsvc-webhook")["data"]["pod.yaml"])
 
 
 def test_the_webhook_takes_its_arguments() -> None:
-    known = pytest.importorskip("buildsvc.webhook.settings")
     found = objects(EVERYTHING)
     (container,) = one(found, "Deployment")["spec"]["template"]["spec"]["containers"]
     given = dict(word.removeprefix("--").split("=", 1) for word in container["args"])
-    settings = known.load_settings(
+    settings = load_settings(
         {name.replace("-", "_"): value for name, value in given.items()}, {}
     )
     assert f"{settings.template.parent}" in mounted(container)

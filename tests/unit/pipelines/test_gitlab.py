@@ -74,7 +74,9 @@ def test_a_branch_is_only_a_name(recorder: Recorder, branch: str) -> None:
     assert call.arguments == ["image-build"]
     settings = load_settings({}, call.variables)
     assert settings.repository == "{repository}"
-    assert str(settings.dotenv) == job["artifacts"]["reports"]["dotenv"]
+    assert call.variables["CI_COMMIT_BRANCH"] == branch
+    assert settings.dotenv is not None
+    assert settings.dotenv.name == job["artifacts"]["reports"]["dotenv"]
 
 
 def test_every_input_arrives(recorder: Recorder) -> None:
