@@ -216,9 +216,7 @@ def test_the_webhook_takes_its_arguments() -> None:
     found = objects(EVERYTHING)
     (container,) = one(found, "Deployment")["spec"]["template"]["spec"]["containers"]
     given = dict(word.removeprefix("--").split("=", 1) for word in container["args"])
-    settings = load_settings(
-        {name.replace("-", "_"): value for name, value in given.items()}, {}
-    )
+    settings = load_settings({name.replace("-", "_"): value for name, value in given.items()}, {})
     assert f"{settings.template.parent}" in mounted(container)
     assert {settings.listen[1], settings.http_listen[1]} == {
         each["containerPort"] for each in container["ports"]
