@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -141,7 +142,9 @@ async def token_service(
     handler: Handler, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[S3Store]:
     """A store whose server answers with ``handler``, which is also the token service."""
-    certificates = make_certificates(directory / "server", directory / "client")
+    certificates = await asyncio.to_thread(
+        make_certificates, directory / "server", directory / "client"
+    )
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificates.cert, certificates.key)
     token = directory / "token"
