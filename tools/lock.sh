@@ -21,3 +21,4 @@ lock requirements service base.in --constraint base.txt
 lock requirements dev
 lock perf/sample requirements
 lock perf/scenarios/monorepo requirements
+lock tools/pipelines requirements

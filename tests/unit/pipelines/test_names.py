@@ -21,7 +21,9 @@ ANNOTATIONS = {
     *("publish", "read-domain", "trust-domain", "injection"),
 }
 FILES = sorted(
-    path for path in [*PIPELINES.rglob("*"), *PAGES.glob("*.md")] if path.is_file() and path.name != "web"
+    path
+    for path in [*PIPELINES.rglob("*"), *PAGES.glob("*.md")]
+    if path.is_file() and path.name != "web"
 )
 
 
@@ -50,7 +52,11 @@ def test_annotations_are_the_webhooks(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_flags_of_the_step_are_options(path: Path) -> None:
     for line in path.read_text().splitlines():
-        if "image-build --" in line or line.lstrip().startswith("args: [") or "exec buildsvc" in line:
+        if (
+            "image-build --" in line
+            or line.lstrip().startswith("args: [")
+            or "exec buildsvc" in line
+        ):
             for flag in re.findall(r"--([a-z][a-z-]+)", line):
                 assert flag.replace("-", "_") in STEP, f"{line}: --{flag}"
 
