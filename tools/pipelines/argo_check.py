@@ -24,7 +24,7 @@ KINDS: dict[str, type[BaseModel]] = {
 }
 
 
-def lost(before: Any, after: Any, where: str) -> Iterator[str]:
+def lost(before: object, after: object, where: str) -> Iterator[str]:
     """Yield where ``after`` lacks what ``before`` has, or has something else."""
     if isinstance(before, dict) and isinstance(after, dict):
         for name, value in before.items():
@@ -39,7 +39,7 @@ def lost(before: Any, after: Any, where: str) -> Iterator[str]:
         yield f"{where}: expected {after!r}, found {before!r}"
 
 
-def problems(model: type[BaseModel], tree: Any, where: str) -> Iterator[str]:
+def problems(model: type[BaseModel], tree: object, where: str) -> Iterator[str]:
     """Yield what is wrong with a document of one kind."""
     try:
         found = model.model_validate(tree)

@@ -16,8 +16,7 @@ from typing import Any
 STATUS_URL = "http://127.0.0.1:8378/status"
 
 
-#: A checkpoint may be noted this much before the end of the build that it has: it needs an idle
-#: daemon.
+#: A checkpoint needs an idle daemon, and may be noted this much before the end of its build.
 ROUNDING_SECONDS = 0.5
 
 

@@ -8,13 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from buildsvc.imagebuild.settings import Settings, load_settings
+
 #: In shell, since many of these are started. Each argument, and each variable, ends in a zero byte.
 _PROGRAM = """\
 #!/bin/sh
 printf '%s\\0' "$@" > '{log}.arguments'
 env -0 > '{log}'
 if [ -n "${{BUILDSVC_IMAGE_DOTENV:-}}" ]; then
-  printf 'IMAGE_DIGEST=sha256:1\nIMAGE_NAME=r/a:1\nIMAGE_REFERENCE=r/a:1@sha256:1\n' > "$BUILDSVC_IMAGE_DOTENV"
+  printf 'IMAGE_%s\\n' DIGEST=sha256:1 NAME=r/a:1 REFERENCE=r/a:1@sha256:1 \\
+    > "$BUILDSVC_IMAGE_DOTENV"
 fi
 """
 
@@ -31,6 +34,18 @@ class Call:
 
     arguments: list[str]
     variables: dict[str, str]
+
+    @property
+    def flags(self) -> dict[str, object]:
+        """Values of ``--name=value`` by setting; of the options that the files use none is a list."""
+        pairs = (word.removeprefix("--").partition("=") for word in self.arguments[1:])
+        return {name.replace("-", "_"): value for name, _, value in pairs}
+
+    @property
+    def settings(self) -> Settings:
+        """What the step makes of the call. Raises ConfigError for what it does not understand."""
+        assert self.arguments[0] == "image-build"
+        return load_settings(self.flags, self.variables)
 
 
 class Recorder:

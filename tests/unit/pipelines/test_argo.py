@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from buildsvc.ci import system_of
-from buildsvc.imagebuild.settings import load_settings
 from tests.unit.pipelines.kubelet import environment
 from tests.unit.pipelines.places import (
     HOSTILE,
@@ -21,7 +20,7 @@ from tests.unit.pipelines.places import (
     document,
     values_of,
 )
-from tests.unit.pipelines.recorder import Recorder
+from tests.unit.pipelines.recorder import Call, Recorder
 
 ARGO = PIPELINES / "argo"
 TEMPLATES = ("workflowtemplate.yaml", "workflowtemplate-with-sidecar.yaml")
@@ -104,7 +103,7 @@ def test_a_branch_is_only_a_name(recorder: Recorder, name: str, branch: str) -> 
     container, annotations = template["container"], template["metadata"]["annotations"]
     variables = environment(container["env"], annotations)
     call = recorder.run([*container["command"], *container["args"]], variables)
-    assert call.arguments == ["image-build", *template_of(name)["container"]["args"]]
+    assert call.arguments == ["image-build", *container["args"]]
     system = system_of(call.variables)
     assert system is not None
     told = system.tells("branch", call.variables)
@@ -121,8 +120,10 @@ def test_no_script_takes_a_parameter() -> None:
     for path in ARGO.glob("*.yaml"):
         tree = document(path)
         assert not list(values_of(tree, "script"))
-        for words in [*values_of(tree, "command"), *values_of(tree, "args")]:
-            assert "{{" not in str(words)
+        assert "{{" not in str(list(values_of(tree, "command")))
+        # A word of its own, behind the flag that it is the value of.
+        for word in [word for words in values_of(tree, "args") for word in words]:
+            assert "{{" not in word or re.fullmatch(r"--[a-z-]+=\{\{[a-z.-]+\}\}", word)
 
 
 def test_the_sidecar_in_the_patch_is_told_the_same() -> None:
@@ -138,12 +139,10 @@ def test_the_sidecar_in_the_patch_is_told_the_same() -> None:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_step_understands_every_parameter(name: str) -> None:
-    template = made(name, tags="latest", build_args="A=1\nB=2 3", platforms="linux/amd64")
-    variables = environment(template["container"]["env"], template["metadata"]["annotations"])
-    flags = dict(word.removeprefix("--").split("=") for word in template["container"]["args"])
-    settings = load_settings(
-        {key.replace("-", "_"): value for key, value in flags.items()}, variables
-    )
-    assert settings.build_arg == ("A=1", "B=2 3")
+    template = made(name, tags="latest", build_args="A=1\nB=2 3", registry="registry.example")
+    container = template["container"]
+    variables = environment(container["env"], template["metadata"]["annotations"])
+    settings = Call([container["command"][1], *container["args"]], variables).settings
+    assert (settings.build_arg, settings.registry) == (("A=1", "B=2 3"), "registry.example")
     files = [one["valueFrom"]["path"] for one in template["outputs"]["parameters"]]
     assert [str(settings.digest_file), str(settings.reference_file)] == files

@@ -1,4 +1,4 @@
-"""GitHub's files: actionlint, the schemas, what the runner makes of the action, and the wait for the cache."""
+"""GitHub's files: linter, schemas, what the runner makes of the action, the wait for a cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ import yaml
 
 from buildsvc.ci import system_of
 from buildsvc.imagebuild.results import as_outputs
-from buildsvc.imagebuild.settings import load_settings
 from tests.unit.pipelines.kubelet import environment
 from tests.unit.pipelines.places import HOSTILE, PIPELINES, checked, checkers, document, values_of
 from tests.unit.pipelines.recorder import Recorder
@@ -35,7 +34,7 @@ def action() -> dict[str, Any]:
 
 
 def repository(directory: Path, workflow: str) -> Path:
-    """Return a repository with the action and a workflow that uses it, as actionlint looks for them."""
+    """Return a repository with the action and a workflow, where actionlint looks for them."""
     (directory / ".github" / "workflows").mkdir(parents=True)
     subprocess.run(["git", "init", "--quiet", directory], check=True)
     shutil.copytree(GITHUB, directory / "action")
@@ -100,8 +99,8 @@ def test_an_input_is_only_a_value(recorder: Recorder, text: str) -> None:
     script = recorder.work / "script.sh"
     script.write_text(step["run"])
     call = recorder.run(["sh", "-e", str(script)], variables)
-    assert call.arguments == ["image-build"]
-    settings = load_settings({}, call.variables)
+    assert call.arguments == ["image-build", "--registry=", "--registry-secret="]
+    settings = call.settings
     assert settings.label == (f"branch={text}",)
     assert settings.version == "{short_commit}"
 
@@ -168,7 +167,7 @@ def sidecar(timelines: list[list[dict[str, Any]]]) -> Iterator[str]:
     """Serve a status for each request; the last one for all further ones."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             timeline = timelines.pop(0) if len(timelines) > 1 else timelines[0]
             body = json.dumps({"schema": 1, "timeline": timeline}).encode()
             self.send_response(200)

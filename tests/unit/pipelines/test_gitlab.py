@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from buildsvc.imagebuild.settings import load_settings
 from tests.unit.pipelines.places import HOSTILE, PIPELINES, checked, checkers
 from tests.unit.pipelines.recorder import Recorder
 
@@ -71,8 +70,8 @@ def test_a_branch_is_only_a_name(recorder: Recorder, branch: str) -> None:
     job = included()["image-build"]
     variables = job["variables"] | {"CI_COMMIT_BRANCH": branch, "CI_PROJECT_PATH": "team/web"}
     call = recorder.run(["bash", "-eo", "pipefail", "-c", "\n".join(job["script"])], variables)
-    assert call.arguments == ["image-build"]
-    settings = load_settings({}, call.variables)
+    assert call.arguments == ["image-build", "--registry="]
+    settings = call.settings
     assert settings.repository == "{repository}"
     assert call.variables["CI_COMMIT_BRANCH"] == branch
     assert settings.dotenv is not None
@@ -81,13 +80,20 @@ def test_a_branch_is_only_a_name(recorder: Recorder, branch: str) -> None:
 
 def test_every_input_arrives(recorder: Recorder) -> None:
     job = included(
-        **{"job": "web", "more-tags": "latest,{branch}", "build-args": "A=b c", "tags": ["k8s"]}
+        **{
+            "job": "web",
+            "more-tags": "latest,{branch}",
+            "registry": "registry.example",
+            "build-args": "A=b c",
+            "tags": ["k8s"],
+        }
     )["web"]
     assert job["tags"] == ["k8s"]
     call = recorder.run(["bash", "-c", "\n".join(job["script"])], job["variables"])
-    settings = load_settings({}, call.variables)
+    settings = call.settings
     assert settings.tag == ("latest", "{branch}")
     assert settings.build_arg == ("A=b c",)
+    assert settings.registry == "registry.example"
     inputs, body = halves()
     assert set(inputs) == set(re.findall(r"\$\[\[ inputs\.([a-z-]+) \]\]", body))
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from buildsvc.ci import system_of
-from buildsvc.imagebuild.settings import SETTINGS, load_settings
+from buildsvc.imagebuild.settings import SETTINGS
 from tests.unit.pipelines.kubelet import environment
 from tests.unit.pipelines.places import HOSTILE, PIPELINES, document
 from tests.unit.pipelines.recorder import Recorder
@@ -60,7 +60,7 @@ def test_names_are_only_names(recorder: Recorder, tmp_path: Path) -> None:
     assert call.arguments == ["image-build"]
     assert call.variables["BRANCH_NAME"] == HOSTILE[0]
     assert call.variables["GIT_URL"] == HOSTILE[1]
-    assert load_settings({}, call.variables).label == tuple(f"name={name}" for name in HOSTILE)
+    assert call.settings.label == tuple(f"name={name}" for name in HOSTILE)
     assert answer["result"] == {
         "digest": "sha256:1",
         "name": "r/a:1",
@@ -100,7 +100,7 @@ def test_the_step_understands_every_option(recorder: Recorder, tmp_path: Path) -
         "container": "other",
     }
     answer, call = built(recorder, tmp_path, {}, **options)
-    settings = load_settings({}, call.variables)
+    settings = call.settings
     assert settings.build_arg == ("A=1", "B=2 3")
     assert (settings.no_cache, settings.push, settings.registry_user) == (False, True, "robot")
     assert call.variables["BUILDSVC_IMAGE_REGISTRY_PASSWORD"] == "secret of registry"
@@ -144,7 +144,7 @@ def test_the_jenkinsfiles_run(recorder: Recorder, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fork", [True, False])
-def test_the_pod_is_told_the_branch(tmp_path: Path, fork: bool) -> None:
+def test_the_pod_is_told_the_branch(tmp_path: Path, *, fork: bool) -> None:
     env = {"BRANCH_NAME": f"{HOSTILE[0]}$$(x)", "CHANGE_FORK": "them" if fork else ""}
     answer = groovy(tmp_path, {"file": str(JENKINS / "Jenkinsfile"), "env": env})
     # There is no Go here, so it ends after the agent was described.
@@ -166,7 +166,7 @@ def test_the_pod_is_told_the_branch(tmp_path: Path, fork: bool) -> None:
     "path", [JENKINS / "pod-with-sidecar.yaml", PIPELINES / "demo" / "pod.yaml"]
 )
 def test_steps_can_run_in_the_containers(path: Path) -> None:
-    """Not in a sidecar; and a container that steps run in ends at SIGTERM, for the sidecar's sake."""
+    """A container that steps run in ends at SIGTERM: only then is the sidecar told."""
     for container in document(path)["spec"]["containers"]:
         command = container["command"]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:

@@ -1,4 +1,4 @@
-"""What files and pages name is there: settings, flags, annotations, files; and scripts are scripts."""
+"""What files and pages name is there: settings, flags, annotations, files; and the scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sidecar where it is written out: the same everywhere, with settings that the sidecar takes."""
+"""The sidecar where it is written out: the same everywhere, with settings that it takes."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from buildsvc.ci import system_of
-from buildsvc.imagebuild.settings import load_settings
 from tests.unit.pipelines.kubelet import environment, expanded
 from tests.unit.pipelines.places import HOSTILE, PIPELINES, checked, checkers, document
 from tests.unit.pipelines.recorder import Recorder
@@ -51,7 +50,7 @@ def called(recorder: Recorder, name: str, args: list[str], **given: str) -> Any:
     words: list[str] = []
     for word in step["args"]:
         words += args if word == "$(params.args[*])" else [word]
-    words = [expanded(word, variables) for word in words]
+    words = [expanded(replaced(word, parameters), variables) for word in words]
     if "script" in step:
         script = recorder.work / "script"
         script.write_text(replaced(step["script"], parameters))
@@ -90,8 +89,9 @@ def test_the_check_finds_what_is_wrong(
 def test_a_branch_is_only_a_name(recorder: Recorder, name: str, branch: str) -> None:
     call = called(recorder, name, ["--no-cache"], git_branch=branch)
     results = "/results" if name == "stepaction.yaml" else "/tekton/results"
+    empty = ["--registry=", "--registry-ca=", "--registry-secret="]
     assert sorted(call.arguments) == sorted(
-        ["image-build", f"--tekton-results={results}", "--no-cache"]
+        ["image-build", f"--tekton-results={results}", *empty, "--no-cache"]
     )
     system = system_of(call.variables)
     assert system is not None
@@ -131,7 +131,7 @@ def test_the_step_understands_every_parameter(recorder: Recorder, name: str) -> 
         target="final",
         platforms="linux/amd64,linux/arm64",
     )
-    settings = load_settings({}, call.variables)
+    settings = call.settings
     assert settings.tag == ("latest", "{branch}")
     assert settings.platform == ("linux/amd64", "linux/arm64")
     assert (settings.context, settings.target, settings.registry) == (
