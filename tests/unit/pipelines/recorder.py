@@ -37,7 +37,7 @@ class Call:
 
     @property
     def flags(self) -> dict[str, object]:
-        """Values of ``--name=value`` by setting; of the options that the files use none is a list."""
+        """Values of ``--name=value`` by setting; none that the files use is a list."""
         pairs = (word.removeprefix("--").partition("=") for word in self.arguments[1:])
         return {name.replace("-", "_"): value for name, _, value in pairs}
 
