@@ -50,11 +50,19 @@ class Registry:
 
     def digest(self, repository: str, tag: str) -> str:
         """Return the digest of what a tag names."""
+        with self._ask(repository, f"manifests/{tag}") as answer:
+            return str(answer.headers["Docker-Content-Digest"])
+
+    def json(self, repository: str, path: str) -> Any:
+        """Return a manifest, or a blob that is JSON."""
+        with self._ask(repository, path) as answer:
+            return json.load(answer)
+
+    def _ask(self, repository: str, path: str) -> Any:
         kinds = ("image.manifest.v1", "image.index.v1")
         accept = ", ".join(f"application/vnd.oci.{kind}+json" for kind in kinds)
-        url = f"http://{self.host}/v2/{repository}/manifests/{tag}"
-        with urlopen(Request(url, headers={"Accept": accept}), timeout=10) as answer:
-            return str(answer.headers["Docker-Content-Digest"])
+        url = f"http://{self.host}/v2/{repository}/{path}"
+        return urlopen(Request(url, headers={"Accept": accept}), timeout=10)
 
 
 @dataclass(frozen=True)
