@@ -80,7 +80,6 @@ def test_it_is_the_same_everywhere(system: str) -> None:
     assert common(PODS[system]) == common(PODS["jenkins"])
 
 
-@pytest.mark.skipif(not CHART.exists(), reason="the chart's manifests are not in this tree")
 def test_it_is_the_chart_s() -> None:
     container, volumes = common(document(CHART)["spec"])
     trusted = {"name": "BUILDSVC_TRUST_DOMAIN", "value": "protected"}
