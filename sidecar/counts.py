@@ -22,6 +22,7 @@ class Counts:
         self.labelled: dict[str, Counter[str]] = {}
         self.demand_waited = 0.0
         self.objects_total = 0
+        self.objects_left = 0
         self._objects: dict[str, _Object] = {}
 
     def add(self, name: str, label: str = "", by: int = 1) -> None:
@@ -59,4 +60,5 @@ class Counts:
             "demand": len(fetched) - len(ahead),
             "prefetch": hits,
             "never_needed": len(ahead) - hits,
+            "left": self.objects_left,
         }

@@ -172,6 +172,7 @@ class Restorer:
             self._running.set()
             while True:
                 self._prefetch()
+                self._status.to_prefetch(len(self._trace) + len(self._rest) + len(self._under_way))
                 self._wake.clear()
                 await self._wake.wait()
 

@@ -156,8 +156,14 @@ class Status:
         """Say which generation is being restored and how many snapshots and blobs it has."""
         because = redacted_text(generation.because)
         self.restored = replace(generation, because=because)
-        self.counts.objects_total = objects
+        self.counts.objects_total = self.counts.objects_left = objects
         self._touch()
+
+    def to_prefetch(self, objects: int) -> None:
+        """Say how many objects there are that prefetching has not come to the end of."""
+        if objects != self.counts.objects_left:
+            self.counts.objects_left = objects
+            self._touch()
 
     def went_cold(self, reason: ColdReason, detail: str) -> None:
         """Say that the daemon starts without a cache; ``detail`` is for people."""

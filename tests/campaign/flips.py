@@ -129,6 +129,8 @@ async def _live(project: Project, store: Stored, name: str, spoil: Spoil) -> str
                     build, archive = await project.build(one, revision)
                 build.ok()
                 project.check(archive, revision)
+                # Damage that the pod has not come upon it does not know: it comes upon all first.
+                await one.until(lambda s: s["restored"] is None or s["objects"]["left"] == 0)
                 await one.checkpoint()
                 state = await one.status()
                 assert await one.stop() == 0

@@ -156,6 +156,19 @@ async def test_everything_is_prefetched_with_its_bytes(scene: Scene) -> None:
     assert scene.lost.empty()
 
 
+@pytest.mark.parametrize("fails", [False, True])
+async def test_it_is_told_when_nothing_is_left_to_prefetch(scene: Scene, *, fails: bool) -> None:
+    await scene.publish()
+    if fails:
+        scene.agent.refused.add("c")
+    scene.agent.held["a"] = asyncio.Event()
+    async with scene.running():
+        await scene.status.until(lambda status: status.counts.objects()["left"] == 1)
+        scene.agent.held["a"].set()
+        await scene.status.until(lambda status: status.counts.objects()["left"] == 0)
+    assert "a: ok" in scene.ended(scene.status)
+
+
 async def test_the_trace_goes_first_and_the_rest_waits_for_the_build(scene: Scene) -> None:
     await scene.publish(used=("b",))
     async with scene.restorer() as restorer:

@@ -94,6 +94,7 @@ def test_fetches_are_counted_by_why(status: Status, clock: Clock) -> None:
         "demand": 1,
         "prefetch": 1,
         "never_needed": 1,
+        "left": 5,
     }
     assert metric(status, "fetched_bytes_total", why="demand") == 10
     assert metric(status, "fetched_bytes_total", why="trace") == 200
