@@ -134,6 +134,12 @@ def terminated(pod: Mapping[str, Any], name: str) -> Object:
     return ended
 
 
+def started(pod: Mapping[str, Any], name: str) -> bool:
+    """Whether a container has been started, so that it has a log."""
+    state = container_status(pod, name).get("state", {})
+    return "running" in state or "terminated" in state
+
+
 def ended(pod: Mapping[str, Any]) -> bool:
     """Whether all containers of the pod have ended for good."""
     return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")

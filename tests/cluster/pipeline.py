@@ -11,7 +11,7 @@ from typing import Any
 from urllib.request import urlopen
 
 from perf.build import Step, read_progress
-from tests.cluster.kube import PATIENCE, Namespace, Object, ended, selected, terminated
+from tests.cluster.kube import PATIENCE, Namespace, Object, ended, selected, started, terminated
 from tests.cluster.machinery import Registry, Store, logs_directory, render
 
 SIDECAR, CHECKOUT, COMPILE, BUILD = "buildsvc", "checkout", "compile", "image-build"
@@ -187,6 +187,11 @@ class Builds:
 
     def wait_said(self, pod: str, container: str, word: str) -> None:
         """Wait until a container has written the word."""
+        self.namespace.wait(
+            pod,
+            lambda now: started(now, container),
+            f"start of {container}",
+        )
         end = time.monotonic() + PATIENCE
         while word not in self.namespace.log(pod, container):
             assert time.monotonic() < end, f"{container} has not said {word}"

@@ -92,7 +92,8 @@ def test_the_sidecar_is_killed_while_it_builds(pipeline: Builds) -> None:
 def test_a_run_step_hits_the_limit_of_memory(pipeline: Builds) -> None:
     """It is killed and the build fails; the sidecar goes on, and publishes what there is."""
     limited = {"requests": {"memory": "256Mi"}, "limits": {"memory": "768Mi"}}
-    greedy = "RUN head -c 4G /dev/zero | tail -c 3G | wc -c\n"
+    # The block is read into memory.
+    greedy = "RUN dd if=/dev/zero of=/dev/null bs=2000M count=1\n"
     pod = pipeline.start(layers(pipeline.registry, greedy), resources=limited)
     outcome = pipeline.outcome(pod)
     assert outcome.code == 1

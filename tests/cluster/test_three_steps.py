@@ -27,6 +27,9 @@ def test_the_second_pod_has_everything_cached(
     # The sidecar ended in order, after the last step, and in time.
     assert terminated(first.pod, SIDECAR)["exitCode"] == 0, first.logs[SIDECAR][-3000:]
     assert first.published_within < GRACE
+    # A network of their own for RUN steps, and so no need for certificates, is what tun is about.
+    shared = "RUN steps share the network of this pod" in first.logs[SIDECAR]
+    assert shared == (kind != "tun"), first.logs[SIDECAR][:1000]
     (generation,) = pipeline.store.generations()
     # The cluster tells whole seconds, and the store is on the same clock.
     assert generation["published_unix"] >= moment(terminated(first.pod, BUILD)["finishedAt"]) - 1
