@@ -259,9 +259,9 @@ async def test_corrupt_layers_cost_one_build_at_most(
             state = await one.until(lambda state: state["ready"] and state["epoch"] == 2)
             assert state["advice"]["what"] == "run-again"
         await builds(one, seed.context)
-        state = await one.status()
+        # Records are dropped beside the builds.
+        state = await one.until(lambda state: state["counts"].get("records_dropped", 0) > 0)
         assert state["counts"].get("roots_lost", 0) == bool(build.code)
-        assert state["counts"]["records_dropped"] > 0
         assert state["advice"]["what"] == "ok"
 
 
