@@ -60,6 +60,11 @@ class Objects:
         """Drop every connection and refuse new ones."""
         if self._runner is not None:
             runner, self._runner = self._runner, None
+            for site in list(runner.sites):
+                await site.stop()
+            # What was accepted at the last moment is a connection only when its task has ended.
+            if accepting := [task for task in asyncio.all_tasks() if _accepts(task)]:
+                await asyncio.wait(accepting)
             await runner.cleanup()
 
     @property
@@ -90,6 +95,10 @@ class Objects:
         answer = await handler(request)
         instead = await self.hook(Request(method, name, done=True))
         return answer if instead is None else instead
+
+
+def _accepts(task: asyncio.Task[object]) -> bool:
+    return getattr(task.get_coro(), "__name__", "") == "_accept_connection2"
 
 
 @asynccontextmanager
