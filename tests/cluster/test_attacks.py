@@ -23,7 +23,7 @@ from tests.cluster.projects import instructions
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 #: Whatever fails, the build goes on, and says with what.
-_TRY = 'RUN ( {command} ) 2>&1; echo "{name}=$?"'
+_TRY = 'RUN ( {command} ) 2>&1; printf "\\n{name}=%s\\n" $?'
 #: Python, since the wget of a busybox that is linked statically dies of names.
 _FETCH = (
     """python3 -c 'import sys, urllib.request as u; print(u.urlopen("{url}", timeout=5).read())'"""
