@@ -211,7 +211,8 @@ async def _free(here: Machine) -> int:
 
 
 async def _until(here: Machine, enough: Callable[[int], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
+    # A full disk has room again after a second, or after a minute and some: seen, not explained.
+    async with asyncio.timeout(1.5 * PATIENCE):
         while not enough(await _free(here)):  # noqa: ASYNC110 - nobody tells of a change
             await asyncio.sleep(0.1)
 
