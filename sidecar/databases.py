@@ -40,8 +40,8 @@ _BOLT = (SOLVER, METADATA, CONTAINERD, HISTORY)
 _LARGEST = 1 << 30
 #: A build under way changes these; history alone is written up to 3 s after a build.
 _CHANGED_BY_BUILDS = (SOLVER, METADATA, CONTAINERD)
-#: Bytes that a prune may add to each of them.
-_MARGIN = 1 << 20
+#: Bytes that are taken beyond each of them, and of these what must be left for a prune.
+_MARGIN, _ENOUGH = 1 << 20, 1 << 18
 _FALLOC_FL_KEEP_SIZE = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -53,10 +53,12 @@ def transactions(root: Path) -> tuple[int, ...]:
 
 
 def reserve(root: Path) -> None:
-    """Take the room on the disk that a prune may need for the databases.
+    """Take the room on the disk that a prune may need for the databases, before the disk is full.
 
     A record that buildkitd could not mark as deleted, since its disk was full, is dead to it all
     the same: it is in the database, and no later prune removes it (cache/manager.go, pruneOnce).
+    What has been taken before is enough while a part of it is left: on a full disk it is a prune
+    that makes room, of what a failed step has written too.
 
     Raises:
         OSError: there is no room.
@@ -64,13 +66,16 @@ def reserve(root: Path) -> None:
     for path in (root / name for name in _CHANGED_BY_BUILDS):
         # Whoever reads one that is missing says so.
         with suppress(FileNotFoundError), path.open("r+b") as file:
-            size = ctypes.c_int64(os.fstat(file.fileno()).st_size + _MARGIN)
-            start = ctypes.c_int64(0)
-            if _libc.fallocate(file.fileno(), _FALLOC_FL_KEEP_SIZE, start, size) == 0:
+            size = os.fstat(file.fileno()).st_size
+            start, length = ctypes.c_int64(0), ctypes.c_int64(size + _MARGIN)
+            if _libc.fallocate(file.fileno(), _FALLOC_FL_KEEP_SIZE, start, length) == 0:
                 continue
             number = ctypes.get_errno()
             # A file system that cannot do that.
-            if number != errno.EOPNOTSUPP:
+            if number == errno.EOPNOTSUPP:
+                continue
+            # Blocks beyond the end are those that were taken: there are no holes before them.
+            if os.fstat(file.fileno()).st_blocks * 512 < size + _ENOUGH:
                 raise OSError(number, os.strerror(number), str(path))
 
 

@@ -13,6 +13,7 @@ import grpc.aio
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc.log import get_logger
 from buildsvc.store.contract import Store
+from sidecar import databases
 from sidecar.agentclient import AgentClient
 from sidecar.buildkit import BuildKit
 from sidecar.builds import Builds
@@ -130,6 +131,9 @@ class Epoch:
             await self._builds.pass_over(began)
         except grpc.aio.AioRpcError as problem:
             raise Lost("buildkitd did not answer in time") from problem
+        # On a disk without that room the first checkpoint says so.
+        with suppress(OSError):
+            await asyncio.to_thread(databases.reserve, self._paths.buildkit)
         self._answered.set()
 
     @property

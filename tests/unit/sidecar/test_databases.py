@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,21 @@ def test_a_disk_without_that_room_is_an_error(
     laid(tmp_path, 0)
     monkeypatch.setattr(databases, "_MARGIN", 1 << 50)
     with pytest.raises(OSError, match=r"cache\.db"):
+        databases.reserve(tmp_path)
+
+
+def test_on_a_full_disk_what_was_taken_before_is_enough_until_most_of_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, margin = 3 << 20, 1 << 20
+    paths = laid(tmp_path, size)
+    databases.reserve(tmp_path)
+    monkeypatch.setattr(databases, "_MARGIN", 1 << 50)
+    for path in paths:
+        os.truncate(path, size + margin // 2)
+    databases.reserve(tmp_path)
+    os.truncate(paths[1], size + margin - (1 << 16))
+    with pytest.raises(OSError, match=r"metadata_v2\.db"):
         databases.reserve(tmp_path)
 
 
