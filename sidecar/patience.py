@@ -33,10 +33,12 @@ async def client_waits(listener: socket.socket) -> None:
 
 
 class Patience:
-    """Knows how long what clients wait for may take."""
+    """Knows how long what clients wait for may take, all of it together."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
+        #: When the first client to wait has waited long enough, by the loop's clock.
+        self._end: float | None = None
 
     async def wait(self, task: asyncio.Task[object]) -> bool:
         """Wait for the task as long as clients can; tell whether it is done."""
@@ -49,9 +51,12 @@ class Patience:
             await asyncio.wait([limit])
 
     async def _limit(self) -> None:
-        try:
-            async with asyncio.timeout(IDLE_PATIENCE):
-                await client_waits(self._listener)
-        except TimeoutError:
-            return
-        await asyncio.sleep(CLIENT_PATIENCE)
+        loop = asyncio.get_running_loop()
+        if self._end is None:
+            try:
+                async with asyncio.timeout(IDLE_PATIENCE):
+                    await client_waits(self._listener)
+            except TimeoutError:
+                return
+            self._end = loop.time() + CLIENT_PATIENCE
+        await asyncio.sleep(self._end - loop.time())

@@ -44,6 +44,7 @@ class Restoration:
         self._status = status
         self._version = version
         self._passed = _Passed()
+        self._patience = Patience(listener)
 
     async def into(self, epoch: Epoch) -> str | None:
         """Open the epoch and lay the newest generation into it; why that was not done, if so.
@@ -51,6 +52,7 @@ class Restoration:
         Raises:
             Lost: the generation spoilt the root.
         """
+        self._patience = Patience(self._listener)
         opening = asyncio.ensure_future(epoch.open())
         self._status.enter(Phase.RESTORING, "the cache is being located")
         span = self._status.begin(Kind.RESTORE, self._settings.cache_key)
@@ -88,7 +90,7 @@ class Restoration:
         elif epoch.inherited.needs_blobs:
             blobs = asyncio.ensure_future(epoch.inherited.complete(lambda key: key.is_blob))
             try:
-                if not await Patience(self._listener).wait(blobs):
+                if not await self._patience.wait(blobs):
                     raise Lost("leases do not work here, and fetching all blobs takes too long")
                 await blobs
             finally:
@@ -136,7 +138,7 @@ class Restoration:
         """Wait as long as clients can; with ``--restore=complete`` they wait for everything."""
         task = asyncio.ensure_future(fetching)
         try:
-            if self._settings.restore == "complete" or await Patience(self._listener).wait(task):
+            if self._settings.restore == "complete" or await self._patience.wait(task):
                 return await task
         finally:
             task.cancel()

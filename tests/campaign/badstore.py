@@ -27,7 +27,7 @@ from tests.integration.contexts import BASE, context
 from tests.integration.seed import KEY
 from tests.integration.sidecars import ANSWERED_WITHIN, Pod
 from tests.integration.steady import Project
-from tests.integration.test_cold import awaited_by_a_client, waited
+from tests.integration.test_cold import awaited_by_a_client, connected, waited
 from tests.unit.store.serving import serving
 
 GRACE = 20.0
@@ -92,9 +92,15 @@ async def _pod(
     scene: Scene, project: Project, address: str, revision: int, *, cached: bool = False
 ) -> tuple[bool, float]:
     """Whether its build ran twice, and the seconds from SIGTERM to its end."""
-    flags = (f"--store={address}", f"--grace={GRACE:g}s", "--demand-timeout=10s")
+    port = free_port()
+    flags = (
+        f"--store={address}", f"--grace={GRACE:g}s", "--demand-timeout=10s",
+        f"--listen=127.0.0.1:{port}",
+    )  # fmt: skip
     environment = {**minio.CREDENTIALS, "NO_PROXY": "127.0.0.1"} if "s3:" in address else {}
     async with Pod(scene.directory / "pod", *flags, env=environment) as one:
+        # With nobody waiting it takes the time that a bad store needs.
+        await one.while_running(connected(port))
         await one.ready()
         answered = waited(await one.status())
         assert answered < ANSWERED_WITHIN, f"a client waited for {answered:.2f} s"

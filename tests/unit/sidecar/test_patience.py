@@ -40,6 +40,18 @@ async def test_a_client_is_not_kept_waiting(
     task.cancel()
 
 
+async def test_a_second_wait_has_what_the_first_left(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "CLIENT_PATIENCE", 0.01)
+    task, both = asyncio.create_task(forever()), Patience(listener)
+    with socket.create_connection(listener.getsockname()):
+        assert not await both.wait(task)
+        monkeypatch.setattr(patience, "CLIENT_PATIENCE", 3600.0)
+        assert not await both.wait(task)
+    task.cancel()
+
+
 async def test_without_a_client_it_waits_longer(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
