@@ -3,8 +3,7 @@
 #                          go.mod names as tools, and its own tests as MODULE.test. `path`: prints it, built or not.
 # build.sh peers [path]    The same for tools/peers/, which only the comparison needs.
 #
-# The directory is named after the content of the modules: nothing is built twice, and an old checkout still finds its
-# own versions.
+# The directory is named after the content of the modules.
 set -euo pipefail
 # shellcheck source=tools/env.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/env.sh"
@@ -18,7 +17,6 @@ fi
 cd "$tree/$modules"
 shopt -s nullglob
 key=$(content_key "$tree/tools/build.sh" ./*/go.mod ./*/go.sum ./*/*.go)
-target=$BUILDSVC_TOOLS/bin/$key
 
 build() {
   local out=$1 module ldflags version
@@ -40,21 +38,4 @@ build() {
   done
 }
 
-# Without the lock first: the rootless user may read the cache of root, not write it.
-if [[ ${1:-} == path || -d $target && $(readlink -- "$current") == "$key" ]]; then
-  printf '%s\n' "$target"
-  exit
-fi
-mkdir -p "$BUILDSVC_TOOLS/bin"
-exec 9>"$BUILDSVC_TOOLS/bin/.lock"
-flock 9
-if [[ ! -d $target ]]; then
-  say "with an empty cache this takes about $minutes minutes on two cores"
-  part=$(mktemp -d "$BUILDSVC_TOOLS/bin/.part.XXXXXX")
-  trap 'rm -rf -- "$part"' EXIT
-  build "$part"
-  chmod 0755 "$part"
-  mv -T -- "$part" "$target"
-fi
-point_at "$current" "$key"
-printf '%s\n' "$target"
+built_once "$current" "$key" "$minutes minutes" "$@"

@@ -33,4 +33,4 @@ caches=/var/cache/buildsvc/test-cluster
 mkdir -p "$caches"
 say "pytest tests/cluster $*"
 env BUILDSVC_CLUSTER_TAG="$tag" PATH="$PATH:$helm:$programs" PYTHONPYCACHEPREFIX="$caches" PYTHONDONTWRITEBYTECODE=1 \
-  "$venv/bin/python" -m pytest -m cluster tests/cluster "$@"
+  "$venv/bin/python" -m pytest -m cluster --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/cluster "$@"

@@ -12,7 +12,7 @@ from tests.cluster.machinery import Registry
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
-#: Compressed bytes of all layers of an image, at most: what a node pulls. Measured, and a tenth.
+#: Compressed bytes of all layers of an image, at most: what a node pulls.
 _LARGEST = {"sidecar": 150e6, "step": 100e6, "service": 100e6, "scanner": 80e6}
 
 

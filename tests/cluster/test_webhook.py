@@ -124,10 +124,15 @@ def test_two_hundred_pods_at_once(installed: Installed, registry: Registry) -> N
     assert len({one["metadata"]["annotations"]["buildsvc.io/injected"] for one in made}) == 1
 
 
+@pytest.mark.parametrize(
+    ("asked", "more", "word"),
+    [({}, {"hostNetwork": True}, "hostNetwork"), ({"buildsvc.io/inject": "True"}, {}, "'True'")],
+)
 def test_who_makes_a_pod_that_cannot_have_it_reads_why(
-    installed: Installed, registry: Registry
+    installed: Installed, registry: Registry, asked: Object, more: Object, word: str
 ) -> None:
-    wrong = pod(registry, "wrong", hostNetwork=True)
+    wrong = pod(registry, "wrong", **more)
+    wrong["metadata"]["annotations"] |= asked
     done = subprocess.run(
         ["kubectl", f"--namespace={installed.builds.name}", "create", "--dry-run=server",
          "--output=json", "--filename=-"],
@@ -135,7 +140,7 @@ def test_who_makes_a_pod_that_cannot_have_it_reads_why(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Warning: buildsvc: the pod starts without the build sidecar" in done.stderr
-    assert "hostNetwork" in done.stderr
+    assert word in done.stderr
     assert not has_sidecar(json.loads(done.stdout))
 
 

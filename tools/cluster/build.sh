@@ -12,7 +12,6 @@ umask 022
 cd "$tree/tools/cluster"
 current=$BUILDSVC_TOOLS/bin/current-cluster
 key=cluster-$(content_key ./build.sh ./*/go.mod ./*/go.sum)
-target=$BUILDSVC_TOOLS/bin/$key
 
 # install MODULE LDFLAGS TAGS: what its go.mod names as tools.
 install_tools() { (cd "$1" && "$tree/tools/go" install -ldflags "-s -w $2" -tags "$3" tool); }
@@ -32,19 +31,4 @@ build() {
   CGO_ENABLED=1 install_tools runc "" seccomp
 }
 
-if [[ ${1:-} == path || -d $target && $(readlink -- "$current") == "$key" ]]; then
-  printf '%s\n' "$target"
-  exit
-fi
-mkdir -p "$BUILDSVC_TOOLS/bin"
-exec 9>"$BUILDSVC_TOOLS/bin/.lock-cluster"
-flock 9
-if [[ ! -d $target ]]; then
-  part=$(mktemp -d "$BUILDSVC_TOOLS/bin/.part.XXXXXX")
-  trap 'rm -rf -- "$part"' EXIT
-  build "$part"
-  chmod 0755 "$part"
-  mv -T -- "$part" "$target"
-fi
-point_at "$current" "$key"
-printf '%s\n' "$target"
+built_once "$current" "$key" "fifteen minutes" "$@"

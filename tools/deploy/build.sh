@@ -12,7 +12,6 @@ umask 022
 cd "$tree/tools/deploy"
 current=$BUILDSVC_TOOLS/bin/current-deploy
 key=$(content_key "$tree/tools/deploy/build.sh" ./*/go.mod ./*/go.sum)
-target=$BUILDSVC_TOOLS/bin/$key
 
 build() {
   local module ldflags minor package
@@ -31,21 +30,4 @@ build() {
   done
 }
 
-# Without the lock first: the rootless user may read the cache of root, not write it.
-if [[ ${1:-} == path || -d $target && $(readlink -- "$current") == "$key" ]]; then
-  printf '%s\n' "$target"
-  exit
-fi
-mkdir -p "$BUILDSVC_TOOLS/bin"
-exec 9>"$BUILDSVC_TOOLS/bin/.lock-deploy"
-flock 9
-if [[ ! -d $target ]]; then
-  say "with an empty cache this takes about two minutes on two cores"
-  part=$(mktemp -d "$BUILDSVC_TOOLS/bin/.part.XXXXXX")
-  trap 'rm -rf -- "$part"' EXIT
-  build "$part"
-  chmod 0755 "$part"
-  mv -T -- "$part" "$target"
-fi
-point_at "$current" "$key"
-printf '%s\n' "$target"
+built_once "$current" "$key" "two minutes" "$@"
