@@ -58,10 +58,18 @@ def merge_spec(spec: Json, wanted: Mapping[str, Any]) -> None:
 
 
 def merge_client(container: Json, client: Mapping[str, Sequence[Json]]) -> None:
-    """Put variables and mounts into a container that builds. Raises NotInjected for a conflict."""
-    env = list(container.get("env") or ())
-    names = {entry["name"] for entry in env}
-    container["env"] = [*env, *(entry for entry in client["env"] if entry["name"] not in names)]
+    """Put variables and mounts into a container that builds. Raises NotInjected for a conflict.
+
+    An empty variable of the container is one that a template of pods left out.
+    """
+    given = {entry["name"] for entry in client["env"]}
+    own = [
+        entry
+        for entry in container.get("env") or ()
+        if entry["name"] not in given or entry.get("value") or "valueFrom" in entry
+    ]
+    names = {entry["name"] for entry in own}
+    container["env"] = [*own, *(entry for entry in client["env"] if entry["name"] not in names)]
     mounts = list(container.get("volumeMounts") or ())
     taken = {mount["mountPath"]: mount for mount in mounts}
     for mount in client["volumeMounts"]:

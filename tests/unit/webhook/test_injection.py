@@ -125,6 +125,16 @@ def test_the_pods_own_settings_stay() -> None:
     assert spec["containers"] == own["spec"]["containers"]
 
 
+def test_an_empty_variable_is_one_that_is_not_set() -> None:
+    known = {"CI_PROJECT_PATH": "a/b", "CI_COMMIT_BRANCH": "x"}
+    own = env(BUILDSVC_IMAGE_REGISTRY_CA="", OTHER="", **known)
+    spec = made(pod(containers=[{"name": "build", "env": own}]))["spec"]
+    values = [(entry["name"], entry["value"]) for entry in spec["containers"][0]["env"]]
+    assert ("OTHER", "") in values
+    [told] = [value for name, value in values if name == "BUILDSVC_IMAGE_REGISTRY_CA"]
+    assert told
+
+
 def test_another_mount_where_the_sidecars_belongs() -> None:
     mounts = [{"name": "work", "mountPath": "/run/buildsvc"}]
     own = pod(containers=[{"name": "build", "volumeMounts": mounts}])
