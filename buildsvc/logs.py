@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TextIO
+from typing import Any, Self, TextIO
 
 from buildsvc.files import private_directory
 from buildsvc.log import FIELDS
+from buildsvc.logsettings import LogFormat, LogLevel
 from buildsvc.redact import redacted
 
 _FILE_BYTES = 4 * 1024 * 1024
@@ -45,8 +46,8 @@ _CHATTY = ("asyncio", "grpc", "aiohttp")
 class LogOptions:
     """How to log. ``file`` takes at most 12 MiB with its predecessors, in a private directory."""
 
-    format: Literal["auto", "human", "json"]
-    level: Literal["debug", "info", "warning", "error"]
+    format: LogFormat
+    level: LogLevel
     file: Path | None = None
 
     def human(self) -> bool:

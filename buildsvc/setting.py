@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,25 @@ def setting(
     )
 
 
+def settings_of(kind: type) -> Mapping[str, Setting]:
+    """Return every setting of a dataclass by name, in the order of the help."""
+    return {one.name: one.metadata["setting"] for one in fields(kind) if one.metadata}
+
+
+def read_values(
+    known: Mapping[str, Setting], values: Mapping[str, object]
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Return the values that can be read, and of each other its name and what is wrong with it."""
+    read: dict[str, Any] = {}
+    problems: list[tuple[str, str]] = []
+    for name, value in values.items():
+        try:
+            read[name] = known[name].read(value)
+        except ValueError as error:
+            problems.append((name, str(error)))
+    return read, problems
+
+
 def flag_name(setting: str) -> str:
     """Return the flag of a setting."""
     return "--" + setting.replace("_", "-")
@@ -87,6 +106,14 @@ class Collected:
         elif name not in self.values:
             self.values[name] = value
             self.origins[name] = origin
+
+    def offer_variables(self, environ: Mapping[str, str], prefix: str) -> None:
+        """Take the variables with a prefix. Empty is how templates leave one out."""
+        for variable, text in sorted(environ.items()):
+            name = variable.removeprefix(prefix)
+            known = name.lower() in self.known
+            if name != variable and (text if known else not is_service_link(name)):
+                self.offer(name.lower(), text, variable)
 
     def complain(self, wrong: WrongSettings) -> None:
         """Take what is wrong with values, each with its origin."""

@@ -5,17 +5,20 @@ of the YAML file that ``--config`` names (``cache_key``), in this order of prece
 :mod:`sidecar.sources` collects them; this module and those of its bases say what they are.
 """
 
+# ruff: noqa: RUF009  setting() makes a field().
+
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from buildsvc.setting import Setting, WrongSettings, setting
+from buildsvc.logsettings import LogFormat, LogLevel, format_setting, level_setting
+from buildsvc.setting import WrongSettings, read_values, setting, settings_of
 from buildsvc.store.address import shown_address
-from buildsvc.values import between, one_of, parse_integer, parse_size
+from buildsvc.values import between, parse_integer, parse_size
 from sidecar.cachesettings import CacheSettings
 from sidecar.daemonsettings import DaemonSettings
 from sidecar.endpoint import Address, parse_address
@@ -76,34 +79,17 @@ class Settings(DaemonSettings, CacheSettings, EndpointSettings):
         "HOST:PORT",
         _OUT,
     )
-    log_format: Literal["auto", "human", "json"] = setting(
-        one_of("auto", "human", "json"),
-        "auto",
-        "auto: human on a terminal, else JSON.",
-        "auto|human|json",
-        _OUT,
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = setting(
-        one_of("debug", "info", "warning", "error"),
-        "info",
-        "Least severe that is logged.",
-        "LEVEL",
-        _OUT,
-    )
+    log_format: LogFormat = format_setting(_OUT)
+    log_level: LogLevel = level_setting(_OUT)
 
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def read(cls, values: Mapping[str, object]) -> Self:
         """Return settings of values as people write them. Raises WrongSettings with all of it."""
-        problems = [(name, "no such setting") for name in values if name not in SETTINGS]
-        known: dict[str, Any] = {}
-        for name, kind in SETTINGS.items():
-            if name in values:
-                try:
-                    known[name] = kind.read(values[name])
-                except ValueError as error:
-                    problems.append((name, str(error)))
+        ours = {name: value for name, value in values.items() if name in SETTINGS}
+        known, problems = read_values(SETTINGS, ours)
+        problems += [(name, "no such setting") for name in values if name not in SETTINGS]
         if "root" not in values:
             problems.append(("root", "expected a directory; without a home there is no default"))
         # With defaults for what cannot be read, so that all that is wrong is told at once.
@@ -135,7 +121,5 @@ class Settings(DaemonSettings, CacheSettings, EndpointSettings):
         return values
 
 
-SETTINGS: Mapping[str, Setting] = {
-    entry.name: entry.metadata["setting"] for entry in fields(Settings) if entry.metadata
-}
+SETTINGS = settings_of(Settings)
 """Every setting by name, in the order of the help."""

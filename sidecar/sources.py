@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from buildsvc.errors import ConfigError
-from buildsvc.setting import Collected, WrongSettings, flag_name, is_service_link
+from buildsvc.setting import Collected, WrongSettings, flag_name
 from sidecar.settings import SETTINGS, Settings, default_root
 
 PREFIX = "BUILDSVC_"
@@ -31,11 +31,8 @@ def load_settings(
     found = Collected(SETTINGS)
     for name, value in flags.items():
         found.offer(name, value, flag_name(name))
-    for variable, text in sorted(environ.items()):
-        name = variable.removeprefix(PREFIX).lower()
-        # Empty is how templates leave a variable out.
-        if _is_setting(variable) and (text or name not in SETTINGS):
-            found.offer(name, text, variable)
+    ours = {variable: text for variable, text in environ.items() if _may_be_setting(variable)}
+    found.offer_variables(ours, PREFIX)
     named = str(config) if config is not None else environ.get(PREFIX + "CONFIG", "")
     if named:
         for key, value in _read_file(Path(named), found.problems).items():
@@ -55,11 +52,9 @@ def load_settings(
     return settings.with_origins(found.origins)
 
 
-def _is_setting(variable: str) -> bool:
+def _may_be_setting(variable: str) -> bool:
     name = variable.removeprefix(PREFIX)
-    if name == variable or name in _NOT_OURS or name.startswith(_STEPS):
-        return False
-    return name.lower() in SETTINGS or not is_service_link(name)
+    return name not in _NOT_OURS and not name.startswith(_STEPS)
 
 
 def _read_file(path: Path, problems: list[str]) -> Mapping[object, object]:

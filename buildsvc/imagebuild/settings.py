@@ -7,14 +7,14 @@ whose names end in ``settings``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Self
 
 from buildsvc.errors import ConfigError
 from buildsvc.imagebuild.buildsettings import BuildSettings
 from buildsvc.imagebuild.imagesettings import ImageSettings
 from buildsvc.imagebuild.placesettings import PlaceSettings
-from buildsvc.setting import Collected, Setting, WrongSettings, flag_name, is_service_link
+from buildsvc.setting import Collected, WrongSettings, flag_name, read_values, settings_of
 
 PREFIX = "BUILDSVC_IMAGE_"
 
@@ -29,13 +29,7 @@ class Settings(PlaceSettings, BuildSettings, ImageSettings):
     @classmethod
     def read(cls, values: Mapping[str, object]) -> Self:
         """Return options of values as people write them. Raises WrongSettings with all of it."""
-        problems: list[tuple[str, str]] = []
-        known: dict[str, Any] = {}
-        for name, value in values.items():
-            try:
-                known[name] = SETTINGS[name].read(value)
-            except ValueError as error:
-                problems.append((name, str(error)))
+        known, problems = read_values(SETTINGS, values)
         settings = cls(**known)
         unclear = {name for name, _ in problems}
         problems += [("", text) for names, text in settings.contradictions() if not names & unclear]
@@ -48,9 +42,7 @@ class Settings(PlaceSettings, BuildSettings, ImageSettings):
         return [*self.image_contradictions(), *self.build_contradictions()]
 
 
-SETTINGS: Mapping[str, Setting] = {
-    entry.name: entry.metadata["setting"] for entry in fields(Settings) if entry.metadata
-}
+SETTINGS = settings_of(Settings)
 """Every option by name, in the order of the help."""
 
 
@@ -63,11 +55,8 @@ def load_settings(flags: Mapping[str, object], environ: Mapping[str, str]) -> Se
     for name, value in flags.items():
         if value not in ("", []):
             found.offer(name, value, flag_name(name))
-    for variable, text in sorted(environ.items()):
-        name = variable.removeprefix(PREFIX)
-        known = name.lower() in SETTINGS
-        if variable not in (name, PASSWORD) and (text if known else not is_service_link(name)):
-            found.offer(name.lower(), text, variable)
+    options = {variable: text for variable, text in environ.items() if variable != PASSWORD}
+    found.offer_variables(options, PREFIX)
     settings = None
     try:
         settings = Settings.read(found.values)

@@ -6,21 +6,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
 
 from buildsvc.errors import ConfigError
+from buildsvc.logsettings import LogFormat, LogLevel, format_setting, level_setting
 from buildsvc.setting import (
     Collected,
-    Setting,
     WrongSettings,
     flag_name,
-    is_service_link,
+    read_values,
     setting,
+    settings_of,
 )
-from buildsvc.values import between, one_of, parse_duration, parse_name, parse_path, several
+from buildsvc.values import between, parse_duration, parse_name, parse_path, several
 
 PREFIX = "BUILDSVC_WEBHOOK_"
 
@@ -111,20 +111,8 @@ class Settings:
     kubeconfig: Path | None = setting(
         parse_path, None, "Kubeconfig, to run outside of a pod.", "FILE", _CLUSTER
     )
-    log_format: Literal["auto", "human", "json"] = setting(
-        one_of("auto", "human", "json"),
-        "auto",
-        "auto: human on a terminal, else JSON.",
-        "auto|human|json",
-        _OUT,
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = setting(
-        one_of("debug", "info", "warning", "error"),
-        "info",
-        "Least severe that is logged.",
-        "LEVEL",
-        _OUT,
-    )
+    log_format: LogFormat = format_setting(_OUT)
+    log_level: LogLevel = level_setting(_OUT)
 
     @property
     def own_namespace(self) -> str:
@@ -148,9 +136,7 @@ class Settings:
         return timedelta(seconds=self.certificate_lifetime)
 
 
-SETTINGS: Mapping[str, Setting] = {
-    entry.name: entry.metadata["setting"] for entry in fields(Settings) if entry.metadata
-}
+SETTINGS = settings_of(Settings)
 """Every setting by name, in the order of the help."""
 
 
@@ -162,19 +148,9 @@ def load_settings(flags: Mapping[str, object], environ: Mapping[str, str]) -> Se
     found = Collected(SETTINGS)
     for name, value in flags.items():
         found.offer(name, value, flag_name(name))
-    for variable, text in sorted(environ.items()):
-        name = variable.removeprefix(PREFIX)
-        known = name.lower() in SETTINGS
-        if name != variable and (text if known else not is_service_link(name)):
-            found.offer(name.lower(), text, variable)
-    known_values: dict[str, Any] = {}
-    problems: list[tuple[str, str]] = []
-    for name, value in found.values.items():
-        try:
-            known_values[name] = SETTINGS[name].read(value)
-        except ValueError as error:
-            problems.append((name, str(error)))
+    found.offer_variables(environ, PREFIX)
+    known, problems = read_values(SETTINGS, found.values)
     found.complain(WrongSettings(problems))
     if found.problems:
         raise ConfigError("\n".join(["the settings are wrong:", *found.problems]))
-    return Settings(**known_values)
+    return Settings(**known)

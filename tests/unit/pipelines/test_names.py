@@ -11,15 +11,14 @@ import yaml
 
 from buildsvc.imagebuild.settings import PASSWORD, PREFIX
 from buildsvc.imagebuild.settings import SETTINGS as STEP
+from buildsvc.webhook.annotations import CHOICES, CONTAINERS, INJECT
 from sidecar.settings import SETTINGS as SIDECAR
 from tests.unit.pipelines.places import PIPELINES, TREE, checked, values_of
 
 PAGES = TREE / "docs" / "pipelines"
 #: Those of the injection webhook, and its label of namespaces.
-ANNOTATIONS = {
-    *("inject", "containers", "cache-key", "fallback-key"),
-    *("publish", "read-domain", "trust-domain", "injection"),
-}
+ANNOTATIONS = {INJECT.removeprefix("buildsvc.io/"), CONTAINERS.removeprefix("buildsvc.io/")}
+ANNOTATIONS |= {*CHOICES, "injection"}
 FILES = sorted(
     path
     for path in [*PIPELINES.rglob("*"), *PAGES.glob("*.md")]
