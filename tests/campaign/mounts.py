@@ -20,6 +20,11 @@ UPLOADED = 0.10
 """Share of the mount's bytes that may be uploaded."""
 FASTER = 5.0
 """Times that the RUN step is faster in a fresh pod than without the mount's content."""
+AS_WARM = 1.2
+"""Times that it may take of what a daemon that stayed up takes, where that is not so much faster.
+
+A dependency that a third of the program needs has a third of it compiled, whatever is cached.
+"""
 #: Seconds from a pod's start to its build: a checkout goes before.
 _HEAD_START = 20.0
 _WITHIN = 1200.0
@@ -60,7 +65,15 @@ class Step:
         return cls(step.seconds, int(said[1]))
 
 
-def _project(scratch: Path, base: str) -> Project:
+class _Program(Project):
+    """A Go program of which one dependency can be another version."""
+
+    def bump(self, version: str) -> None:
+        """Have it need this one; "" for those that it came with."""
+        (self.context / "bump").write_text(version)
+
+
+def _project(scratch: Path, base: str) -> _Program:
     root = subprocess.run(
         [TOOLS / "go", "env", "GOROOT"], stdout=subprocess.PIPE, text=True, check=True
     ).stdout.strip()
@@ -68,37 +81,56 @@ def _project(scratch: Path, base: str) -> Project:
     shutil.copytree(root, context / "go", symlinks=True)
     for name in ("go.mod", "go.sum"):
         shutil.copy(REPOSITORY / "tools" / "buildkit" / name, context)
-    (context / "bump").touch()
     (context / "Dockerfile").write_text(_DOCKERFILE)
-    return Project("mounts", context, context / "Dockerfile", Line("bump"), {"BASE": base})
+    return _Program("mounts", context, context / "Dockerfile", Line("bump"), {"BASE": base})
 
 
 def _measure(scene: Scene, bumps: int) -> Found:
     with site("sample", scene.directory) as place:
         project = _project(scene.directory, place.project.arguments["BASE"])
         job = project.job("")
+        warm = _on_one_daemon(place, project, job, bumps)
+        scene.say(f"a daemon that stayed up: {', '.join(f'{seconds:.1f} s' for seconds in warm)}")
         place.new_store()
+        project.bump("")
         without, _ = _publish(place, job, head_start=0.0)
         scene.say(f"without: {without.seconds:.1f} s, {without.mount / 1e6:.0f} MB in the mount")
-        found: list[tuple[Step, int]] = []
-        for bump in BUMPS[:bumps]:
-            (project.context / "bump").write_text(bump)
-            found.append(_publish(place, job, head_start=_HEAD_START))
-            step, uploaded = found[-1]
+        figures: dict[str, object] = {
+            "most_bytes_in_the_mount": without.mount,
+            "most_seconds_without": without.seconds,
+        }
+        misses = []
+        for bump, stayed in zip(BUMPS[:bumps], warm, strict=True):
+            project.bump(bump)
+            step, uploaded = _publish(place, job, head_start=_HEAD_START)
             scene.say(f"{bump}: {step.seconds:.1f} s, {uploaded / 1e6:.1f} MB uploaded")
-    misses = []
-    for bump, (step, uploaded) in zip(BUMPS, found, strict=False):
-        if uploaded > UPLOADED * without.mount:
-            misses.append(f"{bump}: {uploaded} bytes uploaded, {step.mount} are in the mount")
-        if step.seconds * FASTER > without.seconds:
-            misses.append(f"{bump}: {step.seconds:.1f} s, {without.seconds:.1f} s without")
-    figures = {
-        "most_bytes_in_the_mount": max(without.mount, *(step.mount for step, _ in found)),
-        "most_seconds_without": without.seconds,
-        "most_seconds_in_a_fresh_pod": max(step.seconds for step, _ in found),
-        "most_bytes_uploaded": max(uploaded for _, uploaded in found),
-    }
+            figures[bump] = {
+                "seconds": step.seconds,
+                "seconds_on_a_daemon_that_stayed_up": stayed,
+                "uploaded_MB": uploaded / 1e6,
+            }
+            if uploaded > UPLOADED * without.mount:
+                misses.append(f"{bump}: {uploaded} bytes uploaded, {step.mount} are in the mount")
+            if step.seconds > max(without.seconds / FASTER, stayed * AS_WARM):
+                misses.append(
+                    f"{bump}: {step.seconds:.1f} s, {without.seconds:.1f} s without, {stayed:.1f} s"
+                    " on a daemon that stayed up"
+                )
     return Found(figures, misses)
+
+
+def _on_one_daemon(place: Site, project: _Program, job: Job, bumps: int) -> list[float]:
+    """Seconds of the step for each dependency, on a stock daemon that built all before it."""
+    project.bump("")
+    with place.stock() as daemon:
+        daemon.start(watched=False)
+        daemon.wait_answer()
+        daemon.build(job)
+        found = []
+        for bump in BUMPS[:bumps]:
+            project.bump(bump)
+            found.append(Step.of(daemon.build(job)).seconds)
+    return found
 
 
 def _publish(place: Site, job: Job, *, head_start: float) -> tuple[Step, int]:
@@ -124,11 +156,11 @@ POINT = Point(
     name="mounts",
     claim="One dependency of a Go program is bumped, 1 GB of caches in a cache mount: at most"
     f" {UPLOADED:.0%} of it are uploaded, and the RUN step is at least {FASTER:g} times faster in a"
-    " fresh pod than without.",
+    " fresh pod than without, or as fast as on a daemon that stayed up.",
     unit="dependencies",
     full=len(BUMPS),
     quick=1,
     parts=_parts,
-    minutes="6 minutes, quick 5",
+    minutes="8 minutes, quick 6",
     room=10 << 30,
 )
