@@ -59,10 +59,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def epoch() -> str:
-    """Return the time that the images carry: SOURCE_DATE_EPOCH, else that of the commit."""
+    """Return the time that the images carry: SOURCE_DATE_EPOCH, else when the version changed.
+
+    It is part of every step. With the time of the newest commit each commit would run them all.
+    """
     given = os.environ.get("SOURCE_DATE_EPOCH")
     git = ["git", "-c", "safe.directory=*", "-C", str(host.REPOSITORY)]
-    return given or host.output([*git, "log", "-1", "--format=%ct"])
+    return given or host.output([*git, "log", "-1", "--format=%ct", "--", "buildsvc/_version.py"])
 
 
 def make_context(directory: Path) -> None:
