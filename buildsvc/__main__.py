@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
+
+from buildsvc.ending import end
 
 
 def main() -> int:
@@ -26,5 +29,10 @@ def main() -> int:
     return run(sys.argv[1:])
 
 
+def run() -> NoReturn:
+    """Be the program."""
+    end(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
+from buildsvc.ending import end
 from buildsvc.errors import BuildsvcError
 from sidecar import endpoint
 
@@ -32,5 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.refuse(refused) if refused else cli.main(words, early)
 
 
+def run() -> NoReturn:
+    """Be the program."""
+    end(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -30,6 +30,8 @@ _WHEEL_SOURCES = (
     "buildsvc", "sidecar", "proto", "requirements", "tools/protogen.py", "setup.py",
     "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE",
 )  # fmt: skip
+_PUBLISHED_WITHIN = 600.0
+"""Seconds that it may take to publish what was built, on a busy machine."""
 _CA = "/usr/local/share/buildsvc-ca.crt"
 """Where tools/base-image.sh puts the authorities of this machine."""
 
@@ -121,7 +123,7 @@ def _push(options: argparse.Namespace) -> int:
             builder = Builder(pod, options.registry, scratch)
             _push_all(builder, context, options)
             # It publishes: the next run finds the cache.
-            pod.stop()
+            pod.stop(_PUBLISHED_WITHIN)
     return 0
 
 

@@ -84,7 +84,7 @@ class Store:
             [sys.executable, "-m", "buildsvc", "cache", command, self.url, *rest, "--json"],
             env={**os.environ, **minio.CREDENTIALS}, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr}"
         return json.loads(done.stdout)
 
     def generations(self) -> list[Object]:
