@@ -17,8 +17,9 @@ cluster=$tree/tools/cluster.sh
 if [[ -n ${BUILDSVC_KEEP_CLUSTER:-} ]]; then
   "$cluster" status >/dev/null 2>&1 || "$cluster" up
 else
-  trap '"$cluster" down' EXIT
+  # One that does not come up ends itself, and keeps its logs.
   "$cluster" up
+  trap '"$cluster" down' EXIT
 fi
 settings=$("$cluster" env)
 eval "$settings"

@@ -2,12 +2,15 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154  # run and logs are tools/cluster.sh's.
 
-# start NAME CMD…: in a session of its own, so that a Ctrl-C in the terminal does not end it.
+# start NAME CMD…: in a session of its own, so that a Ctrl-C in the terminal does not end it. It returns when the process has
+# become the program, which takes a busy machine a while, or has ended.
 start() {
-  local name=$1
+  local name=$1 pid
   shift
   setsid "$@" >"$logs/$name.log" 2>&1 </dev/null &
-  printf '%s\n' "$!" >"$run/$name.pid"
+  pid=$!
+  printf '%s\n' "$pid" >"$run/$name.pid"
+  until running "$name" || ! alive "$pid"; do sleep 0.01; done
 }
 
 # alive PID: neither gone nor a zombie; the first process of some machines takes its time to reap.
