@@ -1,6 +1,7 @@
 """Builds the images of deploy/images on a sidecar of this tree, and pushes them.
 
-    tools/images.py push REGISTRY [--tag TAG] [--target NAME]... [--no-cache] [--no-sbom]
+    tools/images.py push REGISTRY [--tag TAG] [--target NAME]... [--base NAME]... [--no-cache]
+        [--no-sbom]
     tools/images.py context DIR        writes the build context, for another builder
 
 The cache of the sidecar is kept in the user's cache directory, so that a second run is short.
@@ -44,6 +45,8 @@ def main(argv: Sequence[str]) -> int:
     push.add_argument("registry", help="HOST:PORT of a registry that speaks plain HTTP")
     push.add_argument("--tag", default=__version__)
     push.add_argument("--target", action="append", choices=TARGETS, default=[])
+    push.add_argument("--base", action="append", choices=("golang", "node", "maven"), default=[],
+                      help="push this base image too")  # fmt: skip
     push.add_argument("--no-cache", action="store_true", help="run every step again")
     push.add_argument("--no-sbom", action="store_true", help="without a list of packages")
     push.set_defaults(work=_push)
@@ -128,7 +131,7 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _push_all(builder: Builder, context: Path, options: argparse.Namespace) -> None:
-    bases = {kind: builder.base(kind) for kind in ("debian", "busybox")}
+    bases = {kind: builder.base(kind) for kind in ("debian", "busybox", *options.base)}
     for kind, reference in bases.items():
         print(f"base/{kind} {reference}", flush=True)
     scanner = f"{options.registry}/buildsvc-scanner:{options.tag}"

@@ -29,9 +29,10 @@ venv=$(made_for_tree venv.sh)
 # Another tag for another content: the node would keep what it has under an old one.
 tag=test-$(git -c safe.directory='*' rev-parse --short=12 HEAD)-$(date +%s)
 say "building the images"
-tools/as-builder python tools/images.py push "$BUILDSVC_CLUSTER_REGISTRY" --tag "$tag"
+tools/base-image.sh golang >/dev/null
+tools/as-builder python tools/images.py push "$BUILDSVC_CLUSTER_REGISTRY" --tag "$tag" --base golang
 caches=/var/cache/buildsvc/test-cluster
 mkdir -p "$caches"
 say "pytest tests/cluster $*"
 env BUILDSVC_CLUSTER_TAG="$tag" PATH="$PATH:$helm:$programs" PYTHONPYCACHEPREFIX="$caches" PYTHONDONTWRITEBYTECODE=1 \
-  "$venv/bin/python" -m pytest -m cluster --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/cluster "$@"
+  "$venv/bin/python" -m pytest -m cluster --numprocesses 3 --dist loadgroup tests/cluster "$@"

@@ -20,7 +20,10 @@ from tests.cluster.pipeline import SIDECAR, Builds
 from tests.cluster.policies import enforced
 from tests.cluster.projects import instructions
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+#: One at a time: they stand on the same metadata address.
+pytestmark = [
+    pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.xdist_group("attacks")
+]  # fmt: skip
 
 #: Whatever fails, the build goes on, and says with what.
 _TRY = 'RUN ( {command} ) 2>&1; printf "\\n{name}=%s\\n" $?'
@@ -32,6 +35,28 @@ _FETCH = (
 _PLACES = (
     "run/buildsvc/tls/client/key.pem", "var/lib/buildsvc", "home/buildsvc", "etc/buildsvc",
 )  # fmt: skip
+_SECRETS = " ".join(f"/proc/[0-9]*/root/{place}" for place in _PLACES)
+#: Roots of all processes that can be seen, each once.
+_ROOTS = (
+    """$(stat -Lc "%d:%i %n" / /proc/[0-9]*/root/ 2>/dev/null | sort -u -k1,1 | cut -d" " -f2)"""
+)
+_SOCKETS = f"""$(find {_ROOTS} -xdev -name "*.sock" 2>/dev/null)"""
+_WORKERS = "buildctl --timeout=5 --addr={address} debug workers"
+#: Over TCP, or through a Unix socket of the daemon or the agent.
+_ENDPOINT = {
+    "control": "buildctl --version",
+    "plain": _WORKERS.format(address="tcp://127.0.0.1:1234"),
+    "named": _WORKERS.format(address="tcp://localhost:1234"),
+    "unix": f"for s in {_SOCKETS}; do {_WORKERS.format(address='unix://$s')} && exit; done; exit 3",
+}
+#: In the environments, files and memory of the pod's processes. Their command lines, which a step
+#: does see, have none.
+_CREDENTIALS = {
+    "control": "cat /proc/[0-9]*/cmdline | tr '\\0' ' '",
+    "environment": "cat /proc/[0-9]*/environ | tr '\\0' '\\n' | grep -e AWS -e SECRET",
+    "files": f"cat {_SECRETS} | grep -e PRIVATE -e AWS -e secret",
+    "account": "cat /var/run/secrets/kubernetes.io/serviceaccount/token",
+}
 
 
 def _attack(builds: Builds, **commands: str) -> dict[str, str]:
@@ -51,60 +76,38 @@ def _attack(builds: Builds, **commands: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_endpoint_cannot_be_driven(builds: Callable[[str], Builds], kind: str) -> None:
-    """Neither over TCP nor through a Unix socket of the daemon or the agent."""
-    asked = "debug workers"
-    sockets = "for s in $(find / /proc/[0-9]*/root/ -xdev -name '*.sock' 2>/dev/null); do"
-    found = _attack(
-        builds(kind),
-        control="buildctl --version",
-        plain=f"buildctl --timeout=5 --addr=tcp://127.0.0.1:1234 {asked}",
-        named=f"buildctl --timeout=5 --addr=tcp://localhost:1234 {asked}",
-        unix=f"{sockets} buildctl --timeout=5 --addr=unix://$s {asked} && exit; done; exit 3",
-    )
-    assert found["control"] == "0"
-    assert "linux/amd64" not in found[""]
-    for attack in ("plain", "named"):
-        assert found[attack] != "0", found[""]
-    assert found["unix"] == "3", found[""]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_credentials_cannot_be_read(builds: Callable[[str], Builds], kind: str) -> None:
-    """Not in the environments, files, memory or command lines of the pod's processes."""
-    places = " ".join(f"/proc/[0-9]*/root/{place}" for place in _PLACES)
-    found = _attack(
-        builds(kind),
-        control="cat /proc/self/environ | tr '\\0' '\\n' | grep ^PATH",
-        environment="cat /proc/[0-9]*/environ | tr '\\0' '\\n' | grep -e AWS -e SECRET",
-        # What a step sees of others: none of their secrets is there.
-        lines="cat /proc/[0-9]*/cmdline | tr '\\0' ' '",
-        files=f"cat {places} | grep -e PRIVATE -e AWS -e secret",
-        account="cat /var/run/secrets/kubernetes.io/serviceaccount/token",
-    )
-    assert found["control"] == "0"
-    assert minio.SECRET not in found[""]
-    for attack in ("environment", "files", "account"):
-        assert found[attack] != "0", found[""]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_other_tenants_caches_cannot_be_read(builds: Callable[[str], Builds], kind: str) -> None:
-    """Without credentials the store answers nobody, and it is the same store for all."""
+def test_what_is_not_a_run_steps_cannot_be_reached(
+    builds: Callable[[str], Builds], kind: str
+) -> None:
+    """Neither the endpoint, nor the store's credentials, nor another tenant's cache."""
     one = builds(kind)
     one.run(instructions(one.registry, "RUN echo somebody-elses >/else"))
-    (generation,) = one.store.generations()
-    root = f"{one.store.prefix}roots/{generation['root'][:2]}/{generation['root']}"
-    server = one.store.server.endpoint
-    found = _attack(
-        one,
-        control=_FETCH.format(url=f"{server}/minio/health/live"),
-        listing=_FETCH.format(url=f"{server}/{minio.BUCKET}?list-type=2"),
-        reading=_FETCH.format(url=f"{server}/{minio.BUCKET}/{root}"),
-    )
-    assert found["control"] == "0", found[""]
-    assert found["listing"] != "0"
-    assert found["reading"] != "0"
+    attacks = {"endpoint": _ENDPOINT, "credentials": _CREDENTIALS, "tenant": _another_tenant(one)}
+    commands = {
+        f"{what}-{name}": command
+        for what, some in attacks.items()
+        for name, command in some.items()
+    }
+    found = _attack(one, **commands)
+    for name in commands:
+        assert (found[name] == "0") == name.endswith("-control"), f"{name}: {found['']}"
+    # All sockets were tried.
+    assert found["endpoint-unix"] == "3", found[""]
+    # What a daemon says of its workers.
+    assert "linux/amd64" not in found[""]
+    assert minio.SECRET not in found[""]
+
+
+def _another_tenant(builds: Builds) -> dict[str, str]:
+    """Without credentials the store answers nobody, and it is the same store for all."""
+    (generation,) = builds.store.generations()
+    root = f"{builds.store.prefix}roots/{generation['root'][:2]}/{generation['root']}"
+    server = builds.store.server.endpoint
+    return {
+        "control": _FETCH.format(url=f"{server}/minio/health/live"),
+        "listing": _FETCH.format(url=f"{server}/{minio.BUCKET}?list-type=2"),
+        "reading": _FETCH.format(url=f"{server}/{minio.BUCKET}/{root}"),
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)

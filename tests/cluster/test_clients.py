@@ -27,6 +27,8 @@ keys=cacert={_KEYS}/ca.pem,cert={_KEYS}/cert.pem,key={_KEYS}/key.pem
 /tools/buildx create --name=pod --driver=remote --driver-opt=$keys {_ADDRESS}
 /tools/buildx bake --builder=pod --progress=plain --file=bake.json >bake.log 2>&1 &
 waited=$!
+# The daemon is never idle in between.
+until grep -q "RUN dd" bake.log; do sleep 0.1; done
 for n in $(seq {SINGLES}); do
   buildctl --addr={_ADDRESS} --tlsdir={_KEYS} build --progress=plain --frontend=dockerfile.v0 \\
     --local=context=. --local=dockerfile=. --opt=filename=single-$n >single-$n.log 2>&1 &
@@ -49,7 +51,10 @@ def _project(registry: Registry) -> Project:
     }  # fmt: skip
     bake = {"group": {"default": {"targets": [*targets]}}, "target": targets}
     stages = [f"FROM base AS t{n}\nRUN echo {n} >/target\n" for n in range(TARGETS)]
-    base = f"FROM {registry.busybox} AS base\nRUN dd if=/dev/urandom of=/base bs=1M count=8\n"
+    base = (
+        f"FROM {registry.busybox} AS base\n"
+        "RUN dd if=/dev/urandom of=/base bs=1M count=8 && sleep 5\n"
+    )
     singles = {
         f"single-{n}": f"FROM {registry.busybox}\nRUN echo {n} >/single\n"
         for n in range(1, SINGLES + 1)

@@ -13,7 +13,10 @@ import yaml
 from tests.cluster.kube import Namespace, Object, ended, namespace, selected
 from tests.cluster.machinery import Registry, render
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+#: In one process: they share an installation.
+pytestmark = [
+    pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.xdist_group("webhook")
+]  # fmt: skip
 
 PODS = 200
 #: Of no node: pods that are made and not run.
