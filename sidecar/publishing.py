@@ -60,6 +60,12 @@ def _never() -> bool:
     return False
 
 
+def _expect_none(active: frozenset[str]) -> None:
+    # Of builds that end from now until the picture begins nobody could say whether it has them.
+    if active:
+        raise NotIdle(f"{len(active)} builds are running")
+
+
 class Publishing:
     """Publishes one epoch's state: after builds, on request, and at the end."""
 
@@ -155,13 +161,14 @@ class Publishing:
         async with self._one_at_a_time:
             began = time.monotonic()
             # Whoever asks may have seen a build's end before the daemon's event has come here.
-            await self._epoch.active_builds()
+            active = await self._epoch.active_builds()
             self._note()
             if self._epoch.inherited.root is None and not self._ended:
                 return self._nothing(began, "nothing that is worth publishing has been built")
             packs, size = self._epoch.uploaded
             span = self._status.begin(Kind.CHECKPOINT, "checkpoint")
             try:
+                _expect_none(active)
                 # Builds that end from here on are not in the picture.
                 ended = self._ended
                 picture, generation = await self._take_and_publish(span)

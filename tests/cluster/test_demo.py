@@ -44,7 +44,8 @@ def _pod(made: Builds) -> Object:
         for one in objects
         if one["kind"] == "ConfigMap" and "pod.yaml" in one["data"]
     )
-    made.namespace.apply(made.store.secret())
+    settings = [one for one in objects if one["metadata"]["name"] == "buildsvc-registry"]
+    made.namespace.apply(made.store.secret(), *settings)
     pod: Object = yaml.safe_load((_DEMO / "pod.yaml").read_text())
     pod["metadata"] |= {"name": "demo", "namespace": made.namespace.name}
     spec = pod["spec"]

@@ -239,6 +239,18 @@ async def test_a_build_that_ends_during_a_checkpoint_is_in_the_next_one(tmp_path
         await it.published(2)
 
 
+async def test_builds_that_end_close_together_are_published_once(tmp_path: Path) -> None:
+    """With one still running, nobody could say whether the picture has it."""
+    async with scene(tmp_path) as it:
+        it.built()
+        it.epoch.active = [frozenset({"second"}), frozenset()]
+        assert (await it.publishing.checkpoint()).reason == "1 builds are running"
+        assert it.epoch.taken == 0
+        it.epoch.told_when_asked = [OK]
+        assert (await it.publishing.checkpoint()).published
+        assert not it.publishing.dirty
+
+
 async def test_a_report_says_what_was_published_or_why_not(tmp_path: Path) -> None:
     async with scene(tmp_path) as it:
         it.built()
