@@ -34,5 +34,6 @@ tools/as-builder python tools/images.py push "$BUILDSVC_CLUSTER_REGISTRY" --tag 
 caches=/var/cache/buildsvc/test-cluster
 mkdir -p "$caches"
 say "pytest tests/cluster $*"
+# A file's tests stay together: those of a file share an installation, or the metadata address.
 env BUILDSVC_CLUSTER_TAG="$tag" PATH="$PATH:$helm:$programs" PYTHONPYCACHEPREFIX="$caches" PYTHONDONTWRITEBYTECODE=1 \
-  "$venv/bin/python" -m pytest -m cluster --numprocesses 3 --dist loadgroup tests/cluster "$@"
+  "$venv/bin/python" -m pytest -m cluster --numprocesses 3 --dist loadfile tests/cluster "$@"

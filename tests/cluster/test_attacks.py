@@ -20,10 +20,7 @@ from tests.cluster.pipeline import SIDECAR, Builds
 from tests.cluster.policies import enforced
 from tests.cluster.projects import instructions
 
-#: One at a time: they stand on the same metadata address.
-pytestmark = [
-    pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.xdist_group("attacks")
-]  # fmt: skip
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 #: Whatever fails, the build goes on, and says with what.
 _TRY = 'RUN ( {command} ) 2>&1; printf "\\n{name}=%s\\n" $?'

@@ -13,10 +13,7 @@ import yaml
 from tests.cluster.kube import Namespace, Object, ended, namespace, selected
 from tests.cluster.machinery import Registry, render
 
-#: In one process: they share an installation.
-pytestmark = [
-    pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.xdist_group("webhook")
-]  # fmt: skip
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 PODS = 200
 #: Of no node: pods that are made and not run.
