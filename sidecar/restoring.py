@@ -44,7 +44,6 @@ class Restoration:
         self._status = status
         self._version = version
         self._passed = _Passed()
-        self._patience = Patience(listener)
 
     async def into(self, epoch: Epoch) -> str | None:
         """Open the epoch and lay the newest generation into it; why that was not done, if so.
@@ -52,16 +51,16 @@ class Restoration:
         Raises:
             Lost: the generation spoilt the root.
         """
-        self._patience = Patience(self._listener)
+        clients = Patience(self._listener)
         opening = asyncio.ensure_future(epoch.open())
         self._status.enter(Phase.RESTORING, "the cache is being located")
         span = self._status.begin(Kind.RESTORE, self._settings.cache_key)
         try:
-            found, loadable = await self._patiently(self._fetched(epoch))
+            found, loadable = await self._patiently(self._fetched(epoch), clients)
             epoch.inherited.prefetch(loadable)
             await opening
             await epoch.inherited.load(loadable)
-            await self._completed(epoch)
+            await self._completed(epoch, clients)
             self._announce(found, len(loadable.plan.contents))
             span.end(number=found.generation.number)
         except Cold as cold:
@@ -79,7 +78,7 @@ class Restoration:
             opening.cancel()
             await asyncio.gather(opening, return_exceptions=True)
 
-    async def _completed(self, epoch: Epoch) -> None:
+    async def _completed(self, epoch: Epoch, clients: Patience) -> None:
         """Put on disk what must be there before the daemon, as long as clients can wait.
 
         Raises:
@@ -90,7 +89,7 @@ class Restoration:
         elif epoch.inherited.needs_blobs:
             blobs = asyncio.ensure_future(epoch.inherited.complete(lambda key: key.is_blob))
             try:
-                if not await self._patience.wait(blobs):
+                if not await clients.wait(blobs):
                     raise Lost("leases do not work here, and fetching all blobs takes too long")
                 await blobs
             finally:
@@ -133,12 +132,12 @@ class Restoration:
         say("passed over", key=over.name, reason=str(over))
 
     async def _patiently(
-        self, fetching: Coroutine[object, object, tuple[Found, Loadable]]
+        self, fetching: Coroutine[object, object, tuple[Found, Loadable]], clients: Patience
     ) -> tuple[Found, Loadable]:
         """Wait as long as clients can; with ``--restore=complete`` they wait for everything."""
         task = asyncio.ensure_future(fetching)
         try:
-            if self._settings.restore == "complete" or await self._patience.wait(task):
+            if self._settings.restore == "complete" or await clients.wait(task):
                 return await task
         finally:
             task.cancel()
