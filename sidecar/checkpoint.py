@@ -23,7 +23,9 @@ published is whole, and the picture is begun again.
 
 Packs that restoring found lost, or to have a corrupt chunk, count as not stored: what was in them
 and is on disk is stored again. What is not on disk keeps its place in a pack that can be read;
-snapshots whose bytes are nowhere any more are pruned like layers beyond the limits. If more is
+snapshots whose bytes are nowhere any more are pruned like layers beyond the limits. Of blobs, one
+that is a layer stays with its snapshot, which is of use without it; another (a manifest, a log) is
+taken out of the copied databases, so that who starts with them gets or makes it anew. If more is
 found to be lost meanwhile, the picture is begun again.
 """
 
@@ -31,7 +33,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -286,6 +288,8 @@ class Checkpointer:
         outdated: Callable[[], bool],
     ) -> Picture:
         state, blobs, size = frozen
+        if lost := self._stored.lost_blobs(blobs):
+            blobs = await asyncio.to_thread(_forget_blobs, copied, blobs, lost)
         names = frozenset(s.info.name for s in state.snapshots)
         await asyncio.to_thread(databases.verify, copied, names)
         taken = await self._captures.capture_databases(copied)
@@ -303,6 +307,13 @@ class Checkpointer:
             excluded=sorted(self._excluded.values()),
             outdated=outdated,
         )
+
+
+def _forget_blobs(copied: Path, blobs: Collection[str], lost: Collection[str]) -> list[str]:
+    """Forget lost ones that are no record's layer, and return those that are left."""
+    nobodys = databases.records(copied).nobodys(lost)
+    databases.forget_blobs(copied, nobodys)
+    return [digest for digest in blobs if digest not in nobodys]
 
 
 def _lazy_blobs(state: agent_pb2.State) -> frozenset[str]:

@@ -8,14 +8,14 @@ import os
 import shutil
 import stat
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
-from buildsvc.cache import bolt, trees
+from buildsvc.cache import bolt, boltwriter, trees
 from buildsvc.cache.records import (
     CACHE_MOUNT,
     LOCAL_CONTEXT,
@@ -161,6 +161,24 @@ def local_blobs(root: Path, lazy: frozenset[str]) -> dict[str, int]:
     return blobs
 
 
+def forget_blobs(copied: Path, digests: Collection[str]) -> None:
+    """Let a daemon that starts with the copy not know blobs: it fetches or makes what it needs.
+
+    containerd keeps them as v1/NAMESPACE/content/blob/DIGEST. What holds or names one may go on
+    doing so: its garbage collection goes from what is named to what is there.
+
+    Raises:
+        CorruptObject: the database is not whole.
+    """
+    gone = {digest.encode() for digest in digests}
+
+    def keep(path: tuple[bytes, ...]) -> bool:
+        return len(path) != 5 or path[2:4] != (b"content", b"blob") or path[4] not in gone
+
+    bolt.check(copied / CONTAINERD)
+    boltwriter.rewrite(copied / CONTAINERD, keep)
+
+
 def verify(copied: Path, snapshots: frozenset[str]) -> None:
     """Check that a scratch buildkitd would accept the copy.
 
@@ -197,6 +215,10 @@ class Records:
     mounts: Mapping[str, tuple[str, ...]]
     parents: dict[str, list[str]] = field(default_factory=dict)
     blobs: dict[str, list[str]] = field(default_factory=dict)
+
+    def nobodys(self, blobs: Iterable[str]) -> frozenset[str]:
+        """Return those that are no record's layer, as manifests, configurations and logs."""
+        return frozenset(digest for digest in blobs if not self.blobs.get(digest))
 
     def needing(
         self, snapshots: Iterable[str], below: Mapping[str, str], blobs: Iterable[str] = ()

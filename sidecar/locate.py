@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -211,7 +211,7 @@ async def loadable(
         plan = await asyncio.to_thread(_without_mounts, found.root, laid, exclude)
     unfit: tuple[str, ...] = ()
     if downloads.losses and (lost := await asyncio.to_thread(plan.lacking, downloads.losses)):
-        unfit = await asyncio.to_thread(_leave_out, plan, lost, laid)
+        plan, unfit = await asyncio.to_thread(_leave_out, plan, lost, laid)
     root_path = paths.down / "root"
     await asyncio.to_thread(root_path.write_bytes, plan.root.SerializeToString())
     request = agent_pb2.LoadRequest(root_path=str(root_path), lease_blobs=True)
@@ -250,20 +250,30 @@ def _without_mounts(root: cache_pb2.Root, laid: Path, patterns: Sequence[str]) -
     return Plan(cachemounts.emptied(root, cachemounts.excluded(_records(laid), patterns)))
 
 
-def _leave_out(plan: Plan, lost: Sequence[ObjectKey], laid: Path) -> tuple[str, ...]:
-    """Leave lost objects out of the plan, and what is of no use without them; the records.
+def _leave_out(plan: Plan, lost: Sequence[ObjectKey], laid: Path) -> tuple[Plan, tuple[str, ...]]:
+    """Return a plan without lost objects and what is of no use without them; its records.
 
     Raises:
         CorruptObject: nothing keeps the daemon from asking for one of them.
     """
     records = _records(laid)
     for key in lost:
-        # Manifests and configurations of base images have none of their own.
-        if not (records.blobs.get(key.name) or records.ids.get(own_name(key.name))):
+        if not key.is_blob and own_name(key.name) not in records.ids:
             raise CorruptObject(f"{key.name} is lost, and it is not known what needs it")
+    if nobodys := records.nobodys(key.name for key in lost if key.is_blob):
+        databases.forget_blobs(laid, nobodys)
+        plan = Plan(_without_blobs(plan.root, nobodys))
     unfit, gone = _needing(plan, lost, records)
     plan.leave_out([*lost, *gone])
-    return tuple(sorted(unfit))
+    return plan, tuple(sorted(unfit))
+
+
+def _without_blobs(root: cache_pb2.Root, digests: Container[str]) -> cache_pb2.Root:
+    left = cache_pb2.Root()
+    left.CopyFrom(root)
+    del left.blobs[:]
+    left.blobs.extend(blob for blob in root.blobs if blob.digest not in digests)
+    return left
 
 
 def _needing(

@@ -153,10 +153,13 @@ class Status:
         self._touch()
 
     def restores(self, generation: Generation, objects: int) -> None:
-        """Say which generation is being restored and how many snapshots and blobs it has."""
+        """Say which generation is used and how many snapshots and blobs it has.
+
+        Prefetching, which may have come to its end by then, says for itself what is left.
+        """
         because = redacted_text(generation.because)
         self.restored = replace(generation, because=because)
-        self.counts.objects_total = self.counts.objects_left = objects
+        self.counts.objects_total = objects
         self._touch()
 
     def to_prefetch(self, objects: int) -> None:
@@ -170,6 +173,7 @@ class Status:
         self.cold_reason = redacted_text(detail)
         # What an earlier epoch had restored went with it.
         self.restored = None
+        self.counts.objects_left = 0
         self.count("cold_starts", reason)
         self.begin(Kind.COLD, reason, detail=detail).end()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
@@ -157,6 +157,14 @@ class Stored:
         if tree := self.tree(state):
             info.usage_bytes, info.usage_inodes = tree.usage_bytes, tree.usage_inodes
         return info
+
+    def lost_blobs(self, digests: Iterable[str]) -> list[str]:
+        """Which of these have bytes that are nowhere any more."""
+        return [
+            digest
+            for digest in digests
+            if not self.has_blob(digest) and not self._readable(self._all_blobs[digest].data)
+        ]
 
     def blob(self, digest: str) -> CapturedBlob:
         """The blob to publish."""

@@ -27,9 +27,11 @@ _DEPTH_LIMIT = 64
 class Bucket:
     """One bucket of an open database. Iteration is in key order; it raises CorruptObject."""
 
-    def __init__(self, pages: PageFile, root: Page | int) -> None:
+    def __init__(self, pages: PageFile, root: Page | int, sequence: int = 0) -> None:
         self._pages = pages
         self._root = root
+        self.sequence = sequence
+        """The last number that was given out to an element."""
 
     def items(self) -> Iterator[tuple[bytes, bytes | Bucket]]:
         """Keys with values or nested buckets."""
@@ -37,7 +39,7 @@ class Bucket:
         for leaf in self._leaves(root, 0):
             for key, value, nested in leaf.entries():
                 if nested:
-                    yield key, Bucket(self._pages, self._pages.bucket_root(value))
+                    yield key, Bucket(self._pages, *self._pages.bucket_root(value))
                 else:
                     yield key, bytes(value)
 
@@ -102,6 +104,11 @@ class Database:
         return self._pages.meta.txid
 
     @property
+    def page_size(self) -> int:
+        """Bytes of a page."""
+        return self._pages.meta.page_size
+
+    @property
     def root(self) -> Bucket:
         """The bucket that holds the top-level buckets."""
         return Bucket(self._pages, self._pages.meta.root)
@@ -147,7 +154,7 @@ class Database:
         for key, value, nested in page.entries():
             keys.append(key)
             if nested:
-                root = self._pages.bucket_root(value)
+                root, _ = self._pages.bucket_root(value)
                 if isinstance(root, int):
                     self._check_tree(root, b"", None, used, depth + 1)
                 elif depth < _DEPTH_LIMIT:

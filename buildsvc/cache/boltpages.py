@@ -21,17 +21,25 @@ if TYPE_CHECKING:
 BRANCH, LEAF, FREELIST = 0x01, 0x02, 0x10
 """Kinds of pages."""
 
-_MAGIC, _VERSION = 0xED0CDAED, 2
-_NESTED = 0x01
+META = 0x04
+"""Kind of the two pages that say where everything begins."""
+MAGIC, VERSION = 0xED0CDAED, 2
+NESTED = 0x01
+"""Flag of a leaf's element whose value is a bucket."""
 _NO_FREELIST = 0xFFFFFFFFFFFFFFFF
 _COUNT_FOLLOWS = 0xFFFF
 _LARGEST_PAGE_SHIFT = 7
 
-_PAGE = struct.Struct("<QHHI")  # id, flags, count, overflow
-_META_BODY = struct.Struct("<IIIIQQQQQQ")
-_BRANCH_ELEMENT = struct.Struct("<IIQ")  # position, key size, page
-_LEAF_ELEMENT = struct.Struct("<IIII")  # flags, position, key size, value size
-_BUCKET = struct.Struct("<QQ")  # root page, sequence
+PAGE = struct.Struct("<QHHI")
+"""Number, kind, count of elements, further pages."""
+META_BODY = struct.Struct("<IIIIQQQQQQ")
+"""Magic, version, page size, flags, root page, its sequence, free list, end, txid, checksum."""
+BRANCH_ELEMENT = struct.Struct("<IIQ")
+"""Position, key size, page."""
+LEAF_ELEMENT = struct.Struct("<IIII")
+"""Flags, position, key size, value size."""
+BUCKET = struct.Struct("<QQ")
+"""Root page, sequence."""
 
 
 @dataclass(frozen=True)
@@ -58,20 +66,20 @@ class Page:
 
     def children(self) -> Iterator[tuple[bytes, int]]:
         """Elements of a branch: the first key of each child and its page number."""
-        for offset, (position, key_size, child) in self._elements(_BRANCH_ELEMENT):
+        for offset, (position, key_size, child) in self._elements(BRANCH_ELEMENT):
             yield bytes(self._slice(offset + position, key_size)), child
 
     def entries(self) -> Iterator[tuple[bytes, memoryview, bool]]:
         """Elements of a leaf: key, value, and whether the value is a nested bucket."""
-        for offset, (flags, position, key_size, value_size) in self._elements(_LEAF_ELEMENT):
+        for offset, (flags, position, key_size, value_size) in self._elements(LEAF_ELEMENT):
             start = offset + position
             key = bytes(self._slice(start, key_size))
-            yield key, self._slice(start + key_size, value_size), bool(flags & _NESTED)
+            yield key, self._slice(start + key_size, value_size), bool(flags & NESTED)
 
     def _elements(self, element: struct.Struct) -> Iterator[tuple[int, tuple[int, ...]]]:
-        table = self._slice(_PAGE.size, self.count * element.size)
+        table = self._slice(PAGE.size, self.count * element.size)
         for index, fields in enumerate(element.iter_unpack(table)):
-            yield _PAGE.size + index * element.size, fields
+            yield PAGE.size + index * element.size, fields
 
     def _slice(self, start: int, size: int) -> memoryview:
         if start + size > len(self.data):
@@ -110,7 +118,7 @@ class PageFile:
         size, end = self.meta.page_size, self.meta.end
         if not 2 <= number < end or (number + 1) * size > len(self._map):
             raise self.corrupt(f"page {number} is out of bounds")
-        identity, kind, count, overflow = _PAGE.unpack_from(self._map, number * size)
+        identity, kind, count, overflow = PAGE.unpack_from(self._map, number * size)
         if identity != number:
             raise self.corrupt(f"page {number} says that it is page {identity}")
         last = number + overflow + 1
@@ -119,20 +127,20 @@ class PageFile:
         data = memoryview(self._map[number * size : last * size])
         return Page(data, kind, count, overflow + 1, f"{self._path}: page {number}")
 
-    def bucket_root(self, value: memoryview) -> Page | int:
-        """Where a nested bucket's tree begins: an inline leaf, or a page number."""
-        if len(value) < _BUCKET.size:
+    def bucket_root(self, value: memoryview) -> tuple[Page | int, int]:
+        """Where a nested bucket's tree begins, an inline leaf or a page number; its sequence."""
+        if len(value) < BUCKET.size:
             raise self.corrupt("a nested bucket has no header")
-        root, _ = _BUCKET.unpack_from(value)
+        root, sequence = BUCKET.unpack_from(value)
         if root:
-            return int(root)
-        data = value[_BUCKET.size :]
-        if len(data) < _PAGE.size:
+            return int(root), sequence
+        data = value[BUCKET.size :]
+        if len(data) < PAGE.size:
             raise self.corrupt("an inline bucket has no page")
-        _, kind, count, _ = _PAGE.unpack_from(data)
+        _, kind, count, _ = PAGE.unpack_from(data)
         if kind != LEAF:
             raise self.corrupt("an inline bucket's page is not a leaf")
-        return Page(data, kind, count, 0, f"{self._path}: an inline bucket")
+        return Page(data, kind, count, 0, f"{self._path}: an inline bucket"), sequence
 
     def free_pages(self) -> tuple[set[int], range]:
         """The pages listed as free, and those that the list takes up."""
@@ -142,7 +150,7 @@ class PageFile:
         page = self.page(number)
         if page.kind != FREELIST:
             raise self.corrupt(f"page {number} is not a list of free pages")
-        start, count = _PAGE.size, page.count
+        start, count = PAGE.size, page.count
         if count == _COUNT_FOLLOWS:
             (count,) = struct.unpack_from("<Q", page.data, start)
             start += 8
@@ -175,11 +183,11 @@ class PageFile:
 
     def _meta(self, offset: int) -> Meta | None:
         """The meta page at an offset, None unless it is valid."""
-        body = self._map[offset + _PAGE.size : offset + _PAGE.size + _META_BODY.size]
-        if len(body) < _META_BODY.size:
+        body = self._map[offset + PAGE.size : offset + PAGE.size + META_BODY.size]
+        if len(body) < META_BODY.size:
             return None
-        magic, version, size, _, root, _, freelist, end, txid, checksum = _META_BODY.unpack(body)
-        if (magic, version) != (_MAGIC, _VERSION) or size < 1024 or checksum != _fnv64a(body[:-8]):
+        magic, version, size, _, root, _, freelist, end, txid, checksum = META_BODY.unpack(body)
+        if (magic, version) != (MAGIC, VERSION) or size < 1024 or checksum != fnv64a(body[:-8]):
             return None
         return Meta(size, root, freelist, end, txid)
 
@@ -191,7 +199,8 @@ def check_order(keys: list[bytes], low: bytes, high: bytes | None, page: Page) -
         raise CorruptObject(f"{page.name}: keys are not in order")
 
 
-def _fnv64a(data: bytes) -> int:
+def fnv64a(data: bytes) -> int:
+    """The checksum of a meta page's body."""
     value = 0xCBF29CE484222325
     for byte in data:
         value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF

@@ -10,10 +10,12 @@ import zstandard
 from blake3 import blake3
 
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
+from buildsvc.cache.chunks import decode
 from buildsvc.cache.packs import pack_name
-from buildsvc.cache.roots import ChunkTable
+from buildsvc.cache.roots import ChunkTable, Location
 from tests.integration.seed import Seed
 from tests.integration.served import root_of, scene
+from tests.integration.stored import flip
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("machine")]
 
@@ -26,6 +28,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 #: What a chunk that is damaged belongs to.
 _PLACES = ("databases", "a layer's tree", "a layer", "a blob")
+#: What a layer's blob begins with.
+_GZIP = b"\x1f\x8b"
 
 
 def chunk_of(root: cache_pb2.Root, place: str, chance: random.Random) -> int:
@@ -52,6 +56,13 @@ def damage(root: cache_pb2.Root, store: Path, place: str, chance: random.Random)
         return
     path.unlink()
     path.write_bytes(data)
+
+
+def beginning(at: Location, store: Path) -> bytes:
+    """The first two bytes of a chunk."""
+    with (store / pack_name(at.pack)).open("rb") as file:
+        file.seek(at.offset)
+        return decode(file.read(at.stored), at.length, at.digest)[:2]
 
 
 def intact(stored: bytes, length: int, digest: bytes) -> bool:
@@ -81,6 +92,39 @@ async def test_a_flipped_bit_never_reaches_an_image(
             )
             if mode == "complete":
                 assert state["counts"].get("roots_lost", 0) == 0
+
+
+@pytest.mark.parametrize("mode", ["lazy", "complete"])
+async def test_a_lost_manifest_costs_neither_the_generation_nor_the_next_one(
+    directory: Path, seeded: Seed, mode: str
+) -> None:
+    """Nor a log. No record of the cache needs them, so that none can be dropped for them."""
+    async with scene(directory, seeded) as it:
+        _, root = await root_of(it.store.directory)
+        starts = {blob.digest: ChunkTable(root)[blob.data[0]] for blob in root.blobs}
+        store = it.store.directory
+        lost = {digest for digest, at in starts.items() if beginning(at, store) != _GZIP}
+        assert len(lost) > 1
+        for digest in lost:
+            at = starts[digest]
+            flip(store / pack_name(at.pack), at.offset + at.stored // 2)
+        async with it.pod(f"--restore={mode}") as one:
+            await one.ready()
+            # Whoever has not come upon it does not know.
+            await one.until(lambda s: s["objects"]["left"] == 0)
+            state = await it.built(one, revision=1)
+            assert state["restored"]["number"] == 1
+            await one.published(2)
+        newest, root = await root_of(it.store.directory)
+        assert newest.number == 2
+        async with it.pod("--restore=complete") as one:
+            await one.ready()
+            build, archive = await it.project.build(one, 1)
+            assert build.ran == []
+            it.project.check(archive, 1)
+            assert (await one.status())["restored"]["number"] == 2
+        made_again = lost & {blob.digest for blob in root.blobs}
+        assert made_again < lost
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, None], ids=["empty", "half", "missing"])

@@ -7,9 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from buildsvc.cache import bolt
 from buildsvc.cache.records import METADATA
 from sidecar import databases
-from tests.unit.cache.boltfiles import records
+from tests.unit.cache.boltfiles import (
+    Entry,
+    bucket,
+    database,
+    freelist,
+    inline,
+    leaf,
+    records,
+)
 
 
 def laid(root: Path, size: int) -> list[Path]:
@@ -63,3 +72,34 @@ def test_a_local_context_counts_until_it_is_deleted(tmp_path: Path) -> None:
     assert databases.local_contexts(tmp_path) == 1
     path.write_bytes(records({**context, "deleted": True}))
     assert databases.local_contexts(tmp_path) == 0
+
+
+def test_blobs_that_are_forgotten_are_in_no_namespace(tmp_path: Path) -> None:
+    entries: list[Entry] = [
+        (digest, inline([(b"size", b"1")]), 1) for digest in (b"sha:a", b"sha:b")
+    ]
+    path = tmp_path / databases.CONTAINERD
+    path.parent.mkdir(parents=True)
+    path.write_bytes(
+        database(
+            freelist(2, []),
+            leaf(3, [(b"v1", bucket(4), 1)]),
+            leaf(4, [(b"buildkit", bucket(5), 1), (b"buildkit_history", bucket(7), 1)]),
+            leaf(5, [(b"content", bucket(6), 1), (b"leases", inline([(b"sha:a", b"")]), 1)]),
+            leaf(6, [(b"blob", bucket(8), 1)]),
+            leaf(7, [(b"content", bucket(9), 1)]),
+            leaf(8, entries),
+            leaf(9, [(b"blob", bucket(10), 1)]),
+            leaf(10, entries),
+        )
+    )
+    databases.forget_blobs(tmp_path, ["sha:a", "sha:c"])
+    with bolt.Database(path) as opened:
+        opened.check()
+        for namespace in (b"buildkit", b"buildkit_history"):
+            blobs = opened.root.bucket(b"v1", namespace, b"content", b"blob")
+            assert blobs is not None
+            assert [digest for digest, _ in blobs.buckets()] == [b"sha:b"]
+        leases = opened.root.bucket(b"v1", b"buildkit", b"leases")
+        assert leases is not None
+        assert leases.values() == {b"sha:a": b""}

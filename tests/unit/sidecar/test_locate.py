@@ -415,6 +415,44 @@ async def test_what_is_lost_is_left_out_with_what_is_built_on_it(
     assert {key.name for key in ready.plan.contents} == {"n/1/base", blob_b}
 
 
+async def test_a_lost_blob_that_is_no_layer_costs_nothing_else(
+    store: LocalStore, paths: EpochPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "packs").mkdir()
+    layer, manifest = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
+    blobs = {layer: b"a" * 100, manifest: b"b" * 100}
+    root = await generation(store, tmp_path / "packs", {"n/1/base": b"B" * 100}, blobs)
+    before = root.SerializeToString()
+    found = Found(MINE, Generation(cache_pb2.Head(number=1), b""), root)
+    records = Records({"base": ["rb"]}, {}, {}, {layer: ["rb"]})
+    forgotten: list[frozenset[str]] = []
+    monkeypatch.setattr(databases, "records", lambda _: records)
+    monkeypatch.setattr(databases, "forget_blobs", lambda _, digests: forgotten.append(digests))
+    downloads = down(store, paths)
+    (lost,) = (blob for blob in root.blobs if blob.digest == manifest)
+    downloads.losses.corrupt(ChunkTable(root).locate(lost.data)[0])
+    ready = await loadable(found, downloads, paths)
+    assert ready.unfit == ()
+    assert forgotten == [frozenset({manifest})]
+    # The agent must not say that it is there.
+    told = cache_pb2.Root.FromString(Path(ready.request.root_path).read_bytes())
+    assert [blob.digest for blob in told.blobs] == [layer]
+    assert {key.name for key in ready.plan.contents} == {"n/1/base", layer}
+    assert root.SerializeToString() == before
+
+
+async def test_a_lost_layer_that_no_record_has(
+    store: LocalStore, paths: EpochPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = await found_in(store, tmp_path / "packs")
+    monkeypatch.setattr(databases, "records", lambda _: Records({}, {}))
+    downloads = down(store, paths)
+    (layer,) = found.root.snapshots
+    downloads.losses.corrupt(ChunkTable(found.root).locate(layer.tree.data)[0])
+    with pytest.raises(CorruptObject, match="not known what needs it"):
+        await loadable(found, downloads, paths)
+
+
 async def test_what_is_lost_of_a_generation_whose_records_are_not_there(
     store: LocalStore, paths: EpochPaths, tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ def test_a_snapshot_is_json(status: Status) -> None:
 
 
 def test_fetches_are_counted_by_why(status: Status, clock: Clock) -> None:
+    status.to_prefetch(2)
     status.restores(Generation("k", "k", 1, 0.0), objects=5)
     demanded = status.begin(Kind.FETCH, "a", object="snapshot", why="rest")
     demanded.note(why="demand")
@@ -94,13 +95,15 @@ def test_fetches_are_counted_by_why(status: Status, clock: Clock) -> None:
         "demand": 1,
         "prefetch": 1,
         "never_needed": 1,
-        "left": 5,
+        "left": 2,
     }
     assert metric(status, "fetched_bytes_total", why="demand") == 10
     assert metric(status, "fetched_bytes_total", why="trace") == 200
     assert metric(status, "objects", use="never_needed") == 1
     assert metric(status, "demand_wait_seconds_sum") == 2.0
     assert metric(status, "demand_wait_seconds_count") == 1
+    status.went_cold("corrupt", "nothing of it can be used")
+    assert status.counts.objects()["left"] == 0
 
 
 def test_a_span_ends_once(status: Status, clock: Clock) -> None:

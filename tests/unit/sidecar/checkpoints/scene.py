@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
@@ -64,6 +64,7 @@ class FakeDatabases:
         self.found = Records({}, {})
         self.copied_records = 0
         self.verified: frozenset[str] = frozenset()
+        self.forgotten: frozenset[str] = frozenset()
 
     def reserve(self, root: Path) -> None:
         if self.full:
@@ -84,6 +85,9 @@ class FakeDatabases:
         self.verified = snapshots
         if self.bad:
             raise CorruptObject(self.bad)
+
+    def forget_blobs(self, _: Path, digests: Collection[str]) -> None:
+        self.forgotten = frozenset(digests)
 
     def records(self, _: Path) -> Records:
         return self.found

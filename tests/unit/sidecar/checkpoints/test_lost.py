@@ -91,6 +91,30 @@ async def test_a_lost_cache_mount_is_pruned_and_not_captured(scene: Scene) -> No
     assert (("id==record",), 0) in scene.api.pruned
 
 
+@pytest.mark.parametrize("how", ["a layer's", "nobody's", "on disk", "readable"])
+async def test_a_lost_blob_is_forgotten_unless_it_is_a_layers(scene: Scene, how: str) -> None:
+    root = scene.restored = await asyncio.to_thread(make_root, scene.directory)
+    scene.catalog = Catalog.from_root(root)
+    (blob,) = root.blobs
+    (at,) = ChunkTable(root).locate(blob.data)
+    if how == "readable":
+        scene.losses.chunks.add((b"another", at.pack))
+    else:
+        scene.losses.corrupt(at)
+    scene.databases.blobs = [{blob.digest: blob.size}]
+    if how != "on disk":
+        lazy = agent_pb2.BlobState(digest=blob.digest, residency=agent_pb2.RESIDENCY_LAZY)
+        scene.agent.state = agent_pb2.State(blobs=[lazy])
+    if how == "a layer's":
+        scene.databases.found = Records({"upper": ["record"]}, {}, {}, {blob.digest: ["record"]})
+    again = agent_pb2.CapturedBlob(digest=blob.digest, size=blob.size, data_digests=b"")
+    captured = [agent_pb2.CaptureEvent(blob=again)] if how == "on disk" else []
+    scene.agent.captures = [captured, [DATABASES]] if captured else [[DATABASES]]
+    picture = await scene.checkpointer().take()
+    assert scene.databases.forgotten == ({blob.digest} if how == "nobody's" else frozenset())
+    assert [one.digest for one in picture.blobs] == [blob.digest] * (how != "nobody's")
+
+
 async def test_a_tree_that_refers_to_a_lost_pack_is_not_published(scene: Scene) -> None:
     scene.losses.packs |= {b"p" * 32}
     scene.agent.state = agent_pb2.State(snapshots=[row("a")])
