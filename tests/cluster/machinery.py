@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,12 @@ def render(namespace: str, values: Mapping[str, Any]) -> list[Object]:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return documents(done.stdout)
+
+
+def webhook_template(objects: Sequence[Object]) -> str:
+    """Return what the webhook puts into pods, of the chart's objects."""
+    maps = [one["data"] for one in objects if one["kind"] == "ConfigMap"]
+    return next(str(data["pod.yaml"]) for data in maps if "pod.yaml" in data)
 
 
 def logs_directory() -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from urllib.request import urlopen
 
@@ -13,7 +12,7 @@ from buildsvc.webhook.injection import inject
 from buildsvc.webhook.template import parse_template
 from perf.host import REPOSITORY
 from tests.cluster.kube import Object
-from tests.cluster.machinery import render
+from tests.cluster.machinery import render, webhook_template
 from tests.cluster.pipeline import Builds
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -39,11 +38,6 @@ def _pod(made: Builds) -> Object:
         "registry": {"host": made.registry.host, "insecure": True},
         "webhook": {"enabled": True},
     })  # fmt: skip
-    template = next(
-        one["data"]["pod.yaml"]
-        for one in objects
-        if one["kind"] == "ConfigMap" and "pod.yaml" in one["data"]
-    )
     settings = [one for one in objects if one["metadata"]["name"] == "buildsvc-registry"]
     made.namespace.apply(made.store.secret(), *settings)
     pod: Object = yaml.safe_load((_DEMO / "pod.yaml").read_text())
@@ -55,7 +49,7 @@ def _pod(made: Builds) -> Object:
     spec["volumes"] = [{"name": "workspace-volume", "emptyDir": {}}]
     for container in spec["containers"]:
         container["volumeMounts"] = [{"name": "workspace-volume", "mountPath": _WORKSPACE}]
-    injection = inject(copy.deepcopy(pod), parse_template(template))
+    injection = inject(pod, parse_template(webhook_template(objects)))
     assert injection.pod is not None, injection.reason
     return injection.pod
 

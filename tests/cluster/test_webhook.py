@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.cluster.kube import Namespace, Object, ended, namespace, selected
-from tests.cluster.machinery import Registry, render
+from tests.cluster.machinery import Registry, render, webhook_template
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -57,9 +57,8 @@ def installed(registry: Registry) -> Iterator[Installed]:
         registration = selected(objects, "MutatingWebhookConfiguration")["metadata"]["name"]
         try:
             system.run("rollout", "status", "deployment/buildsvc-webhook", "--timeout=240s")
-            maps = (one for one in objects if one["kind"] == "ConfigMap")
-            text = next(one["data"]["pod.yaml"] for one in maps if "pod.yaml" in one["data"])
-            yield Installed(system, builds, yaml.safe_load(text), registration)
+            template = yaml.safe_load(webhook_template(objects))
+            yield Installed(system, builds, template, registration)
         finally:
             # Some of them are in no namespace and would stay.
             given = yaml.safe_dump_all(objects)
