@@ -70,6 +70,12 @@ class NotIdle(Exception):
     """The daemon did not hold still; the text says what came in between."""
 
 
+def expect_no_builds(active: Collection[str]) -> None:
+    """Raise NotIdle if any builds are running."""
+    if active:
+        raise NotIdle(f"{len(active)} builds are running")
+
+
 @dataclass(frozen=True)
 class Picture:
     """Everything a generation holds, of one instant, with all its bytes in the store."""
@@ -215,8 +221,7 @@ class Checkpointer:
         await self._daemon.api.prune(filters, max_used_space)
 
     async def _expect_idle(self) -> None:
-        if active := await self._daemon.api.active_builds():
-            raise NotIdle(f"{len(active)} builds are running")
+        expect_no_builds(await self._daemon.api.active_builds())
 
     async def _capture_missing(self, state: agent_pb2.State) -> str:
         """Capture what is not in the store yet; return why something is still missing."""
@@ -311,8 +316,8 @@ class Checkpointer:
 
 def _forget_blobs(copied: Path, blobs: Collection[str], lost: Collection[str]) -> list[str]:
     """Forget lost ones that are no record's layer, and return those that are left."""
-    nobodys = databases.records(copied).nobodys(lost)
-    databases.forget_blobs(copied, nobodys)
+    if nobodys := databases.records(copied).nobodys(lost):
+        databases.forget_blobs(copied, nobodys)
     return [digest for digest in blobs if digest not in nobodys]
 
 

@@ -15,7 +15,7 @@ from buildsvc.cache.publication import PacksCollected
 from buildsvc.errors import BuildsvcError
 from buildsvc.log import get_logger
 from sidecar.buildkit import BuildFinished
-from sidecar.checkpoint import NotIdle, Picture
+from sidecar.checkpoint import NotIdle, Picture, expect_no_builds
 from sidecar.control import CheckpointReport
 from sidecar.epoch import Epoch
 from sidecar.publish import Publisher
@@ -58,12 +58,6 @@ class Policy:
 
 def _never() -> bool:
     return False
-
-
-def _expect_none(active: frozenset[str]) -> None:
-    # Of builds that end from now until the picture begins nobody could say whether it has them.
-    if active:
-        raise NotIdle(f"{len(active)} builds are running")
 
 
 class Publishing:
@@ -168,7 +162,9 @@ class Publishing:
             packs, size = self._epoch.uploaded
             span = self._status.begin(Kind.CHECKPOINT, "checkpoint")
             try:
-                _expect_none(active)
+                # Of builds that end from now until the picture begins nobody could say whether it
+                # has them.
+                expect_no_builds(active)
                 # Builds that end from here on are not in the picture.
                 ended = self._ended
                 picture, generation = await self._take_and_publish(span)
