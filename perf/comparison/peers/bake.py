@@ -50,9 +50,12 @@ def images(project: Project, image: str, *, form: str = "", options: Sequence[st
 def client(daemon: Daemon) -> list[str]:
     """``buildx`` with this daemon as its builder. Raises PerfError."""
     # The provenance that only the metadata file asks for takes buildx 0.3 s.
-    settings = [f"BUILDX_CONFIG={daemon.base}/buildx", "BUILDX_METADATA_PROVENANCE=disabled"]
+    config = daemon.base / "buildx"
+    settings = [f"BUILDX_CONFIG={config}", "BUILDX_METADATA_PROVENANCE=disabled"]
     buildx = ["env", *settings, program("buildx")]
-    output([*buildx, "create", f"--name={_BUILDER}", "--driver=remote", daemon.address])
+    if not config.exists():
+        # A daemon that stays up keeps its builder.
+        output([*buildx, "create", f"--name={_BUILDER}", "--driver=remote", daemon.address])
     return [*buildx, f"--builder={_BUILDER}"]
 
 
