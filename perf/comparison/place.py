@@ -93,9 +93,10 @@ class Store:
     url: str
 
     def empty(self) -> None:
-        """Remove every object."""
+        """Remove every object; what the server keeps beside them, it needs for the next ones."""
         for path in self.directory.iterdir():
-            remove_tree(path)
+            if not path.name.startswith("."):
+                remove_tree(path)
 
 
 @dataclass(frozen=True)
