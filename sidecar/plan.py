@@ -118,7 +118,7 @@ class Plan:
         return list(self._used(recent))
 
     def rest(self, traced: Sequence[ObjectKey]) -> list[ObjectKey]:
-        """Everything else: what builds before that one used, then the smallest first.
+        """Everything else: what that build made, what those before it used, the smallest first.
 
         Snapshots come before blobs.
         """
@@ -155,7 +155,7 @@ class Plan:
 
 
 def trace_parts(trace: cache_pb2.Trace) -> tuple[list[str], list[str]]:
-    """Return what the publishing pod used, and what only earlier ones did; the likeliest first.
+    """Return what the publishing pod used, and what is less likely; the likeliest first.
 
     A pod that started without a cache used layers in the order in which they were built, so
     what a rebuild asks for first came last. In a restored pod the order is that of the demands

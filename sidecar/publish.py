@@ -16,15 +16,24 @@ from sidecar.plan import trace_parts
 def merged_trace(picture: Picture, restored: cache_pb2.Root | None) -> cache_pb2.Trace:
     """Return the order of use to publish.
 
-    What this pod used comes first, in its order; what only earlier pods used follows, as
-    long as it is still there. A pod that used nothing that is left thus keeps what is known.
+    What this pod used of what it restored comes first, in its order. What it made follows,
+    since the change that it was made for is likely to be followed by another one, and then
+    what only earlier pods used, as long as it is still there. A pod that used nothing that
+    is left thus keeps what is known.
     """
     here = {info.name for info, _ in picture.snapshots} | {blob.digest for blob in picture.blobs}
-    recent, earlier = ([], []) if restored is None else trace_parts(restored.trace)
-    own = dict.fromkeys(name for name in picture.used if name in here)
-    own = own or dict.fromkeys(name for name in recent if name in here)
-    used = own | dict.fromkeys(name for name in (*recent, *earlier) if name in here)
-    return cache_pb2.Trace(cold=restored is None, used=list(used), earlier=len(used) - len(own))
+    used = [name for name in picture.used if name in here]
+    if restored is None:
+        return cache_pb2.Trace(cold=True, used=used)
+    recent, earlier = trace_parts(restored.trace)
+    known = {snapshot.info.name for snapshot in restored.snapshots}
+    known |= {blob.digest for blob in restored.blobs}
+    made = [name for name in used if name not in known]
+    likely = [name for name in used if name in known] or made
+    likely = likely or [name for name in recent if name in here]
+    order = dict.fromkeys((*likely, *made, *recent, *earlier))
+    names = [name for name in order if name in here]
+    return cache_pb2.Trace(used=names, earlier=len(names) - len(likely))
 
 
 class Publisher:

@@ -428,3 +428,22 @@ def test_the_trace_of_earlier_pods_is_kept_behind_this_ones(tmp_path: Path) -> N
     assert unused == merged
     assert merged_trace(replace(picture, used=["pruned", "since"]), root) == merged
     assert merged_trace(here, None) == cache_pb2.Trace(cold=True, used=["buildkit/1/lower"])
+
+
+def test_what_a_restored_pod_made_stands_behind_what_it_restored(tmp_path: Path) -> None:
+    root = make_root(tmp_path)
+    infos = [s.info for s in root.snapshots]
+    made = cache_pb2.SnapshotInfo(name="buildkit/3/made")
+    there: list[tuple[cache_pb2.SnapshotInfo, CapturedTree | None]]
+    there = [*((info, None) for info in infos), (made, None)]
+    used = ["buildkit/3/made", "buildkit/1/lower"]
+    picture = Picture(there, [], CapturedTree(b"", b"", 0, 0), used, 0, {}, [], bool)
+    root.trace.used[:] = ["buildkit/2/upper"]
+
+    merged = merged_trace(picture, root)
+
+    assert list(merged.used) == ["buildkit/1/lower", "buildkit/3/made", "buildkit/2/upper"]
+    assert merged.earlier == 2
+    everything = merged_trace(replace(picture, used=["buildkit/3/made"]), root)
+    assert list(everything.used) == ["buildkit/3/made", "buildkit/2/upper"]
+    assert everything.earlier == 1
