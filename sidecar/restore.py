@@ -23,6 +23,8 @@ from sidecar.timeline import Kind, Span
 _OPEN_PREFETCHES = 6
 #: Part of the time for a demand that is spent at most on waiting for a sibling's files.
 _SIBLINGS_PART = 0.25
+#: Seconds after a build in which no other one comes: until then the pod publishes, and most end.
+_QUIET = 3.0
 
 
 class Urgency(IntEnum):
@@ -87,10 +89,11 @@ class Restorer:
 
     Prefetching follows the trace of the last build from the first moment: what is downloaded
     before the agent has ``loaded`` the generation waits in the staging directory. What no trace
-    names is fetched only while no build runs: during one it would take the processor from the
-    build. A demand is served before everything else; one that is not served within
-    ``demand_timeout`` seconds, or cannot be, ends in ``on_lost`` with the reason, because
-    buildkitd's database then names something that cannot be had.
+    names is fetched only while no build runs, nor has just ended: it would take the processor
+    from the build, and the link from its publication. A demand is served before everything
+    else; one that is not served within ``demand_timeout`` seconds, or cannot be, ends in
+    ``on_lost`` with the reason, because buildkitd's database then names something that cannot
+    be had.
 
     Of two snapshots with largely the same files, one is fetched; the other waits for it and
     becomes links of it. Nothing waits for what was started later, so nothing waits for itself.
@@ -106,8 +109,12 @@ class Restorer:
         demand_timeout: float,
         on_lost: Callable[[str], None],
         room: Callable[[int], bool] = lambda _: True,
+        quiet: float = _QUIET,
     ) -> None:
-        """``room``: whether so many bytes that nobody has asked for may be put on disk."""
+        """``room``: whether so many bytes that nobody has asked for may be put on disk.
+
+        ``quiet``: seconds after a build until what no trace names is fetched again.
+        """
         self._agent = agent
         self._downloads = downloads
         self._status = status
@@ -125,6 +132,8 @@ class Restorer:
         self._rest = deque(plan.rest(traced))
         self._wake = asyncio.Event()
         self._calm = True
+        self._quiet = quiet
+        self._calming: asyncio.TimerHandle | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._running = asyncio.Event()
         self._loaded = asyncio.Event()
@@ -162,7 +171,15 @@ class Restorer:
 
     def build_runs(self, *, running: bool) -> None:
         """Hold back what no trace names while a build runs."""
-        self._calm = not running
+        if self._calming is not None:
+            self._calming.cancel()
+        if running:
+            self._calm = False
+        elif not self._calm:
+            self._calming = asyncio.get_running_loop().call_later(self._quiet, self._be_calm)
+
+    def _be_calm(self) -> None:
+        self._calm = True
         self._wake.set()
 
     async def run(self) -> None:

@@ -78,6 +78,7 @@ class Scene:
         self.script: Sequence[Rule] = ()
         self.root = cache_pb2.Root()
         self.room: Callable[[int], bool] = lambda _: True
+        self.quiet = 0.0
 
     async def publish(
         self, used: tuple[str, ...] = (), snapshots: Mapping[str, bytes] = SNAPSHOTS
@@ -111,6 +112,7 @@ class Scene:
                 demand_timeout=self.demand_timeout,
                 on_lost=self.lost.put_nowait,
                 room=self.room,
+                quiet=self.quiet,
             )
             if loaded:
                 restorer.loaded()
@@ -182,6 +184,17 @@ async def test_the_trace_goes_first_and_the_rest_waits_for_the_build(scene: Scen
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert scene.status.counts.family("fetched_objects") == {"trace": 2, "rest": 3}
+
+
+async def test_the_rest_waits_for_the_publication_after_a_build(scene: Scene) -> None:
+    await scene.publish(used=("b",))
+    scene.quiet = 3600.0
+    async with scene.running(calm=False) as restorer:
+        await scene.fetched(2)
+        restorer.build_runs(running=False)
+        restorer.demand(ObjectKey.snapshot("d"))
+        await scene.fetched(3)
+    assert scene.status.counts.family("fetched_objects") == {"trace": 2, "demand": 1}
 
 
 async def test_a_demand_is_fetched_while_a_build_runs(scene: Scene) -> None:

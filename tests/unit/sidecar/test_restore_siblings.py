@@ -154,6 +154,7 @@ class Scene:
             self.status,
             demand_timeout=60,
             on_lost=self.lost.append,
+            quiet=0.0,
         )
         self.restorer.loaded()
 
