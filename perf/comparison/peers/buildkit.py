@@ -308,13 +308,20 @@ def cached_bytes(peer: Peer) -> int:
 
 
 def build_spans(built: Built, began_unix: float) -> list[Span]:
-    """What the build did, step by step, in seconds from the start of the pod."""
+    """What the build did, step by step, in seconds from the start of the pod.
+
+    The client counts from its own start what the daemon tells from the first step on
+    (``progresswriter.ResetTime``), as if it had not waited for the daemon: the last step ends when
+    the client does.
+    """
+    steps = [step for step in built.progress.steps.values() if step.seconds >= _SHOWN]
+    last = max((step.ended_unix for step in built.progress.steps.values()), default=0.0)
+    late = max(built.ended_unix - last, 0.0) if last else 0.0
     spans = [
-        (step.name[:80], round(step.ended_unix - began_unix - step.seconds, 3),
-         round(step.ended_unix - began_unix, 3))
-        for step in built.progress.steps.values()
-        if step.seconds >= _SHOWN
-    ]  # fmt: skip
+        (step.name[:80], round(ended - step.seconds, 3), round(ended, 3))
+        for step in steps
+        for ended in (step.ended_unix + late - began_unix,)
+    ]
     return sorted(spans, key=lambda span: span[1])
 
 

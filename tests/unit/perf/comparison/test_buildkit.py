@@ -9,8 +9,16 @@ from typing import cast
 
 import pytest
 
+from perf.build import Built, Progress, Step
 from perf.change import Line
-from perf.comparison.peers.buildkit import S3, BuildKit, Caches, Inline, Registry
+from perf.comparison.peers.buildkit import (
+    S3,
+    BuildKit,
+    Caches,
+    Inline,
+    Registry,
+    build_spans,
+)
 from perf.comparison.place import Bucket, Place
 from perf.project import Project
 
@@ -91,3 +99,15 @@ def test_several_images_are_baked_each_with_a_cache_of_its_own(place: Place) -> 
         f"--set={name}.cache-from=type=registry,ref=registry/cache/go/{name}:latest"
         for name in ("one", "two")
     ]
+
+
+def test_steps_are_shown_when_they_ran_and_not_when_the_client_says() -> None:
+    # The client waited 2 s for its daemon.
+    steps = {
+        "a": Step("RUN make", intervals={"1970-01-01T00:01:40.5Z": 3.0}),
+        "b": Step("exporting", intervals={"1970-01-01T00:01:43.5Z": 0.5}),
+        "c": Step("short", intervals={"1970-01-01T00:01:40Z": 0.01}),
+    }
+    built = Built([], 6.0, 100.0, 106.0, Progress(steps), "")
+
+    assert build_spans(built, 99.0) == [("RUN make", 3.5, 6.5), ("exporting", 6.5, 7.0)]
