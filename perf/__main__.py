@@ -138,7 +138,7 @@ def _measure(cell: Cell, kept: book.Book, scratch: Path | None) -> None:
         _say(_brief(record))
 
     base = _base(cell, scratch)
-    with host.scratch(base, "buildsvc-perf") as directory:
+    with host.scratch(base, "buildsvc-perf", alone=True) as directory:
         measure(cell, directory, kept.done(cell), begun, save)
 
 

@@ -104,15 +104,18 @@ def available_memory() -> int:
 
 
 @contextmanager
-def scratch(base: Path, prefix: str) -> Iterator[Path]:
+def scratch(base: Path, prefix: str, *, alone: bool = False) -> Iterator[Path]:
     """A new directory that is removed afterwards, whatever it contains by then.
 
     Those of programs that were killed are removed before: in memory they would stay until the
-    machine has none left.
+    machine has none left. ``alone``: raise PerfError where another program works in one, for two
+    that measure at one time take the processors from each other.
     """
     for old in base.glob(f"{prefix}-????????"):
         if _abandoned(old):
             remove_tree(old)
+        elif alone and _held(old):
+            raise PerfError(f"something else is being measured in {old}: wait for it, or end it")
     directory = Path(tempfile.mkdtemp(prefix=f"{prefix}-", dir=base))
     with _locked(directory):
         try:
@@ -130,6 +133,17 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _held(directory: Path) -> bool:
+    """Whether a living program works in it."""
+    try:
+        with _locked(directory):
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
 
 
 def _abandoned(directory: Path) -> bool:

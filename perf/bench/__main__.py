@@ -85,7 +85,10 @@ def _run(options: argparse.Namespace) -> int:
         base = host.scratch_base(options.scratch, ROOM[name])
         if host.file_system(base) != "tmpfs":
             print(f"bench: {base} is no tmpfs: a disk's figures spread", file=sys.stderr)
-        with host.scratch(base, "buildsvc-bench") as scratch, site(name, scratch) as place:
+        with (
+            host.scratch(base, "buildsvc-bench", alone=True) as scratch,
+            site(name, scratch) as place,
+        ):
             Rounds(place, plan, book.save, lambda text: print(text, flush=True)).run()
     print(f"Every round is in {output}")
     return print_report(book.content)

@@ -7,6 +7,7 @@ cells may be measured on different days, and all rounds of a cell belong togethe
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,9 @@ from perf.comparison.matrix import Cell
 from perf.host import PerfError
 
 Record = dict[str, Any]
+
+_ABSOLUTE = re.compile(r"(?:^|(?<==))/(?:[^/]*/)*")
+"""Of a path's name in a word of a command line, all but the last part."""
 
 
 class Book:
@@ -66,7 +70,8 @@ def _sitting(known: list[Record]) -> int:
     """Return the number of the sitting that goes on here and now; a new one is added."""
     this = {
         "unix": time.time(),
-        "command": [Path(sys.executable).name, *sys.orig_argv[1:]],
+        # Not where on this machine the files lie.
+        "command": [_ABSOLUTE.sub("", word) for word in (sys.executable, *sys.orig_argv[1:])],
         "commit": host.revision(),
         "machine": host.machine(),
         "versions": host.versions(),

@@ -62,6 +62,20 @@ def test_what_a_living_program_has_stays(tmp_path: Path) -> None:
         _end(process)
 
 
+def test_two_do_not_measure_at_one_time(tmp_path: Path) -> None:
+    process, held = _holder(tmp_path)
+    try:
+        with (
+            pytest.raises(host.PerfError, match=f"being measured in {held}"),
+            host.scratch(tmp_path, "bs", alone=True),
+        ):
+            pass
+    finally:
+        _end(process)
+    with host.scratch(tmp_path, "bs", alone=True):
+        pass
+
+
 def test_what_has_no_lock_yet_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "_NEW_SECONDS", 60)
     made = tmp_path / "bs-justmade"

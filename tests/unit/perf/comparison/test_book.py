@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,11 @@ def test_a_file_of_something_else(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(PerfError, match="is not a comparison's results"):
         book.opened(path)
+
+
+def test_it_does_not_say_where_files_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["/venv/bin/python", "-m", "perf", "run", "--output", "/a/b.json", "--scratch=/x/y"]
+    monkeypatch.setattr(sys, "executable", words[0])
+    monkeypatch.setattr(sys, "orig_argv", words)
+    told = book.opened(tmp_path / "results.json").content["sittings"][0]["command"]
+    assert told == ["python", "-m", "perf", "run", "--output", "b.json", "--scratch=y"]
