@@ -314,14 +314,15 @@ def build_spans(built: Built, began_unix: float) -> list[Span]:
     (``progresswriter.ResetTime``), as if it had not waited for the daemon: the last step ends when
     the client does.
     """
-    steps = [step for step in built.progress.steps.values() if step.seconds >= _SHOWN]
-    last = max((step.ended_unix for step in built.progress.steps.values()), default=0.0)
-    late = max(built.ended_unix - last, 0.0) if last else 0.0
+    steps = built.progress.steps.values()
+    last = max((step.ended_unix for step in steps), default=0.0)
+    began = began_unix - max(built.ended_unix - last, 0.0)
     spans = [
-        (step.name[:80], round(ended - step.seconds, 3), round(ended, 3))
+        (step.name[:80], round(step.ended_unix - began - step.seconds, 3),
+         round(step.ended_unix - began, 3))
         for step in steps
-        for ended in (step.ended_unix + late - began_unix,)
-    ]
+        if step.seconds >= _SHOWN
+    ]  # fmt: skip
     return sorted(spans, key=lambda span: span[1])
 
 
