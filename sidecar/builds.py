@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +17,8 @@ from sidecar.status import Status
 from sidecar.timeline import Kind, Span
 
 log = get_logger(__name__)
+
+_DIED = "buildkitd died"
 
 
 class Finished:
@@ -80,7 +83,8 @@ class Builds:
     async def active(self) -> frozenset[str]:
         """Refs of the builds under way; of those that ended, ``finished`` knows all afterwards.
 
-        A client can see its build's end before the daemon's event has come here.
+        A client can see its build's end before the daemon's event has come here. Of each build
+        that is returned, ``finished`` gets the end after that: who counts first does not miss it.
         """
         try:
             active = await self._api.active_builds()
@@ -89,6 +93,10 @@ class Builds:
         except grpc.aio.AioRpcError:
             # The daemon is gone, and its builds with it.
             return frozenset()
+        # It may have answered before the last of them ended.
+        active -= self._ended
+        for ref in active:
+            self._take(BuildStarted(ref))
         return active
 
     async def follow(self) -> None:
@@ -99,13 +107,17 @@ class Builds:
 
     def died(self) -> None:
         """The daemon ended, and what it built with it."""
-        for ref in list(self._spans):
-            self._spans.pop(ref).end("failed", error="buildkitd died")
+        for ref, span in self._spans.items():
+            span.end("failed", error=_DIED)
+            self._ended.add(ref)
+            self.finished.add(BuildFinished(ref, 0.0, 0, 0, _DIED, time.time(), made=False))
+        self._spans.clear()
         self._told(0)
 
     def _take(self, event: BuildStarted | BuildFinished) -> None:
         if isinstance(event, BuildStarted):
-            if event.ref not in self._spans:
+            # Its end may be known from an answer that came before this event.
+            if event.ref not in self._spans and event.ref not in self._ended:
                 self._spans[event.ref] = self._status.begin(Kind.BUILD, event.ref)
                 log.info("build started", ref=event.ref)
         elif event.ref not in self._ended:

@@ -20,6 +20,10 @@ restore_sysctls() { [[ ! -s $run/sysctls ]] || sysctl -q -p "$run/sysctls"; }
 
 make_network() {
   [[ -e /sys/class/net/$bridge ]] || ip link add "$bridge" type bridge
+  # Its own MAC, to keep. A bridge without one takes the lowest of its ports: when that pod ends, the others go on
+  # sending to it until their neighbour tables forget it, and reach nothing for many seconds. The plugin sets it only
+  # where it sets the address.
+  ip link set "$bridge" address "$(<"/sys/class/net/$bridge/address")"
   ip address replace "$gateway/${pods#*/}" dev "$bridge"
   ip link set "$bridge" up
   # The CNI plugin of Debian masquerades with iptables, which may be missing: nft does it here.

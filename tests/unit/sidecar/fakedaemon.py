@@ -22,6 +22,8 @@ class FakeDaemon(control_pb2_grpc.ControlServicer):
         #: Filters of what it was asked to prune, and whether it can.
         self.pruned: list[str] = []
         self.prune_fails = False
+        #: Builds that end as soon as it has answered which ones are under way.
+        self.ends_when_asked: list[str] = []
         self._active: dict[str, control_pb2.BuildHistoryRecord] = {}
         self._ended: list[control_pb2.BuildHistoryRecord] = []
         self._followers: list[asyncio.Queue[control_pb2.BuildHistoryEvent]] = []
@@ -45,6 +47,10 @@ class FakeDaemon(control_pb2_grpc.ControlServicer):
     def tells_again(self) -> None:
         """The last build's log is stored: buildkitd says a second time that it has ended."""
         self._tell(control_pb2.COMPLETE, self._ended[-1])
+
+    def tells_late(self) -> None:
+        """That the last build began is told after an answer has said that it ended."""
+        self._tell(control_pb2.STARTED, self._ended[-1])
 
     def remembers(self, ref: str, *, seconds_ago: float) -> None:
         """What an earlier pod built is in the restored history."""
@@ -84,7 +90,10 @@ class FakeDaemon(control_pb2_grpc.ControlServicer):
         self, request: control_pb2.BuildHistoryRequest, _: Context
     ) -> AsyncIterator[control_pb2.BuildHistoryEvent]:
         told = [_event(control_pb2.STARTED, record) for record in self._active.values()]
-        if not request.ActiveOnly:
+        if request.ActiveOnly:
+            while self.ends_when_asked:
+                self.ends(self.ends_when_asked.pop())
+        else:
             told += [_event(control_pb2.COMPLETE, record) for record in self._ended]
         following: asyncio.Queue[control_pb2.BuildHistoryEvent] = asyncio.Queue()
         if not request.EarlyExit:

@@ -211,7 +211,12 @@ async def test_a_daemon_is_started_again_on_the_same_root(scene: Scene) -> None:
             await scene.died_and_answers_again()
             await scene.begins(f"after-{number}")
             scene.namespace.daemon.ends(f"after-{number}")
-            assert (await scene.epoch.finished.next(number - 1)).ref == f"after-{number}"
+            await scene.epoch.finished.next(2 * number - 1)
+        ended = [(build.ref, build.error) for build in scene.epoch.finished.after(0)]
+        assert ended == [
+            ("build-1", "buildkitd died"), ("after-1", ""),
+            ("build-2", "buildkitd died"), ("after-2", ""),
+        ]  # fmt: skip
         assert not scene.epoch.lost.done()
         assert scene.status.counts.family("builds") == {"failed": 2, "ok": 2}
         assert scene.status.counts.plain["daemon_exits"] == 2
@@ -368,6 +373,34 @@ async def test_idle_is_when_the_last_build_has_ended(scene: Scene) -> None:
         assert not idle.done()
         scene.namespace.daemon.ends("two")
         await idle
+
+
+async def test_a_build_that_ends_between_two_answers_is_not_waited_for(scene: Scene) -> None:
+    async with scene.serving():
+        await scene.begins("build")
+        scene.namespace.daemon.ends_when_asked = ["build"]
+        await scene.epoch.idle()
+        assert scene.status.counts.family("builds") == {"ok": 1}
+
+
+async def test_a_build_that_died_with_its_daemon_is_not_waited_for(scene: Scene) -> None:
+    async with scene.serving():
+        await scene.begins("build")
+        idle = asyncio.create_task(scene.epoch.idle())
+        await scene.died_and_answers_again()
+        await idle
+        assert (await scene.epoch.finished.next(0)).error == "buildkitd died"
+
+
+async def test_a_start_that_is_told_after_the_end_begins_nothing(scene: Scene) -> None:
+    async with scene.serving():
+        await scene.begins("build")
+        scene.namespace.daemon.ends("build")
+        await scene.epoch.active_builds()
+        scene.namespace.daemon.tells_late()
+        await scene.begins("next")
+        spans = [span for span in scene.status.timeline if span.name == "build"]
+        assert [span.outcome for span in spans] == ["ok"]
 
 
 async def test_a_daemon_that_is_gone_has_no_builds(scene: Scene) -> None:
