@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 PODS = 200
 #: Of no node: pods that are made and not run.
 _NOWHERE = {"buildsvc.io/test": "nowhere"}
+#: Seconds.
+_REACHED_WITHIN = 60.0
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,26 @@ class Installed:
     builds: Namespace
     template: Object
     registration: str
+    registry: Registry
+
+    def ready(self) -> None:
+        """Wait until replicas are ready and the API server reaches them.
+
+        kube-proxy leads to them somewhat later than they are ready, and tells nobody.
+        """
+        self.system.run("rollout", "status", "deployment/buildsvc-webhook", "--timeout=240s")
+        until = time.monotonic() + _REACHED_WITHIN
+        asks = yaml.safe_dump(pod(self.registry, "asks"))
+        create = ("create", "--dry-run=server", "--output=json", "--filename=-")
+        while not has_sidecar(json.loads(self.builds.run(*create, given=asks))):
+            assert time.monotonic() < until, self.system.events()
+            time.sleep(0.1)
 
     def scale(self, replicas: int) -> None:
         """Have so many replicas, and wait until it is so."""
         self.system.run("scale", "deployment/buildsvc-webhook", f"--replicas={replicas}")
         if replicas:
-            self.system.run("rollout", "status", "deployment/buildsvc-webhook", "--timeout=180s")
+            self.ready()
         else:
             selector = "--selector=app.kubernetes.io/component=webhook"
             self.system.run("wait", "--for=delete", "pod", selector, "--timeout=180s")
@@ -56,9 +73,10 @@ def installed(registry: Registry) -> Iterator[Installed]:
         system.apply(*objects)
         registration = selected(objects, "MutatingWebhookConfiguration")["metadata"]["name"]
         try:
-            system.run("rollout", "status", "deployment/buildsvc-webhook", "--timeout=240s")
             template = yaml.safe_load(webhook_template(objects))
-            yield Installed(system, builds, template, registration)
+            made = Installed(system, builds, template, registration, registry)
+            made.ready()
+            yield made
         finally:
             # Some of them are in no namespace and would stay.
             given = yaml.safe_dump_all(objects)
