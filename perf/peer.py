@@ -7,11 +7,12 @@ from pathlib import Path
 
 from perf.daemon import Daemon
 from perf.host import file_system, own_network, program
+from sidecar.rootlesskit import MTU
 
 #: As the sidecar starts rootlesskit, so that RUN steps have the same network.
 _OWN_NETWORK = (
     "--net=slirp4netns",
-    "--mtu=65520",
+    f"--mtu={MTU}",
     "--slirp4netns-sandbox=auto",
     "--slirp4netns-seccomp=auto",
     "--disable-host-loopback",

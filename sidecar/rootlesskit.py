@@ -40,6 +40,12 @@ _CHILD = "exe"
 _LOG_TAIL = 4096
 _LOOK_AFTER = 0.25
 """Seconds between two looks at what only the parent of a process is told."""
+MTU = 16_000
+"""Bytes of a packet in a build's own network: four fit into slirp4netns' window of 64 KiB.
+
+With rootlesskit's usual 65520 there is one at a time, and each waits for the one before it: over
+1 Gbit/s an upload had 17 MB/s, with 16000 and with 9000 it has all of the link.
+"""
 _LOWEST_FD = guard.LISTEN_FD
 """Descriptors below are rootlesskit's own in its child."""
 
@@ -84,7 +90,7 @@ def command(options: NamespaceOptions, descriptors: Descriptors) -> list[str]:
     if options.network == "own":
         words += [
             "--net=slirp4netns",
-            "--mtu=65520",
+            f"--mtu={MTU}",
             "--slirp4netns-sandbox=auto",
             "--slirp4netns-seccomp=auto",
             "--disable-host-loopback",

@@ -52,6 +52,9 @@ def machine(tmp_path: Path) -> NamespaceOptions:
 def test_own_network_reaches_neither_the_hosts_loopback_nor_what_is_denied() -> None:
     words = command(_OPTIONS, Descriptors(control=31, listener=30, lock=32))
     assert "--net=slirp4netns" in words
+    (packet,) = (int(word.partition("=")[2]) for word in words if word.startswith("--mtu="))
+    # With fewer than four in its window of 64 KiB, each waits for the one before it.
+    assert 1 << 13 <= packet <= 1 << 14
     assert "--disable-host-loopback" in words
     assert words[-4:] == ["--deny", "192.0.2.0/24", "--deny", "fd00::/8"]
     assert words[words.index("--listen-fd") + 1] == "30"
