@@ -23,9 +23,14 @@ def verdict_table(found: Iterable[Verdict]) -> list[str]:
         for verdict in found
     ]
     lines = table(("geometric mean over the scenarios", "found", "rounds", "limit", ""), rows)
+    lacking: dict[tuple[str, ...], list[str]] = {}
     for verdict in found:
         if verdict.missing:
-            lines.append(f"- {verdict.name}: not judged. {'; '.join(verdict.missing)}.")
+            lacking.setdefault(verdict.missing, []).append(verdict.name)
+    for missing, names in lacking.items():
+        whose = "None of them" if len(names) == len(found) > 1 else ", ".join(names)
+        lines.append(f"- {whose}: not judged. {'; '.join(missing)}.")
+    for verdict in found:
         if verdict.remarks:
             lines.append(f"- {verdict.name}: {'; '.join(verdict.remarks)}.")
     return lines

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from perf.comparison.names import BASE_CHANGE, BASE_NETWORK
 from perf.reporting import costs, findings, tables
+from perf.reporting.floor import floor_lines
 from perf.reporting.results import Axis, Book, Cell, Sitting
 from perf.reporting.verdicts import verdicts
 from perf.reporting.wins import wins
@@ -35,6 +36,7 @@ def markdown(book: Book) -> str:
         f"{_BASE}: `{BASE_CHANGE}`, `{BASE_NETWORK}`.",
         *findings.verdict_table(verdicts(book)),
         "",
+        *floor_lines(book),
         "## Where a peer is quicker",
         "",
         *findings.win_lines(wins(book)),
@@ -84,7 +86,9 @@ def _sitting(sitting: Sitting) -> list[str]:
     when = time.strftime("%Y-%m-%d", time.gmtime(sitting.unix))
     machine = sitting.machine
     memory = machine.get("memory_bytes", 0) / 2**30
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(sitting.versions.items()))
+    # Some programs say theirs in several lines.
+    said = {name: " ".join(version.split()) for name, version in sitting.versions.items()}
+    versions = ", ".join(f"{name} ({version})" for name, version in sorted(said.items()))
     return [
         f"Measured on {when} at commit `{sitting.commit}`, by `{shlex.join(sitting.command)}`.",
         f"{machine.get('cpus', '?')} processors ({machine.get('cpu', 'unknown')}),",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from perf.host import REPOSITORY, PerfError
 from perf.reporting import findings, tables
+from perf.reporting.floor import floor_lines
 from perf.reporting.markdown import about, markdown
 from perf.reporting.plots import draw, drawn_from, plotted
 from perf.reporting.results import Book, read
@@ -46,6 +47,7 @@ def section(book: Book) -> str:
         *tables.waited_table(book, "seconds"),
         f"![Seconds from the start of the pod, bars with intervals]({directory}/no-head-start.svg)",
         "",
+        *floor_lines(book),
         "Where a peer is quicker:",
         "",
         *findings.win_lines(wins(book)),

@@ -33,10 +33,17 @@ def test_sections_of_what_there_is() -> None:
     ]  # fmt: skip
     assert "commit `fictitious`, by `python -m perf run`" in document
     assert "2 processors (No Such Processor),\n16 GiB of memory, kernel 0." in document
-    assert "Versions: buildkitd v0, kaniko v0." in document
+    assert "Versions: buildkitd (v0), kaniko (v0)." in document
+
     assert "files on tmpfs. The link as measured: 970 Mbit/s, 1.1 ms." in document
     assert "go: not measured" in document
     assert "- warm ÷ buildsvc-0s: base of python (" in document
+
+
+def test_versions_in_several_lines() -> None:
+    content = fictitious.sitting(versions={"sidecar": "0.1.0\nbuildkitd v0\n"})
+    book = fictitious.book({"base of python": _cell()}, sittings=[content])
+    assert "Versions: sidecar (0.1.0 buildkitd v0)." in markdown(book)
 
 
 def test_sittings_say_which_cells_are_theirs() -> None:

@@ -132,3 +132,17 @@ def test_remarks_follow_the_limits() -> None:
     lines = verdict_table([Verdict("a", value, 3, at_least=True, remarks=("go: x", "node: y"))])
     assert _rows(lines)[1] == ["a", "3.500 (3.400 to 3.600)", "5", "≥ 3", "met"]
     assert lines[-1] == "- a: go: x; node: y."
+
+
+def test_what_several_limits_lack_is_said_once() -> None:
+    def lacking(name: str, *missing: str) -> Verdict:
+        return Verdict(name, None, 3, at_least=True, missing=missing)
+
+    lines = verdict_table([lacking("a", "go: no warm"), lacking("b", "java: no warm")])
+    assert lines[-2:] == ["- a: not judged. go: no warm.", "- b: not judged. java: no warm."]
+    lines = verdict_table(
+        [lacking("a", "go: no warm", "x: y"), lacking("b", "go: no warm", "x: y")]
+    )
+    assert lines[-1] == "- None of them: not judged. go: no warm; x: y."
+    lines = verdict_table([lacking("a", "x: y"), lacking("b", "x: y"), lacking("c", "z: y")])
+    assert lines[-2:] == ["- a, b: not judged. x: y.", "- c: not judged. z: y."]
