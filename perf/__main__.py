@@ -31,6 +31,10 @@ from perf.reporting.verdicts import verdicts
 
 #: Bytes below the scratch directory: roots of two pods and a daemon, registry and store.
 _ROOM = 14 << 30
+_MEMORY = (
+    "this machine gives free memory back to its host, and fresh pods pay for getting it again"
+    " (perf/README.md); root can end that"
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -107,6 +111,8 @@ def _report(options: argparse.Namespace) -> int:
 
 def _run(cells: Sequence[Cell], options: argparse.Namespace) -> int:
     kept = book.opened(options.output or new_output("perf"))
+    if host.gives_memory_back():
+        _say(f"{_MEMORY}: echo 11 >{host.REPORTING}")
     for cell in cells if options.anew else ():
         kept.forget(cell)
     left = sum(cell.seconds(kept.done(cell)) for cell in cells)

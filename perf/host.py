@@ -24,6 +24,10 @@ TOOLS = REPOSITORY / "tools"
 #: Bytes that a comparison of the sample project needs below its scratch directory.
 ROOM = 12 << 30
 
+REPORTING = Path("/sys/module/page_reporting/parameters/page_reporting_order")
+_LARGEST_BLOCK = 10
+"""The order above which the kernel has no free block (MAX_PAGE_ORDER)."""
+
 _NEW_SECONDS = 60
 
 
@@ -204,7 +208,21 @@ def machine() -> dict[str, object]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "gives_memory_back": gives_memory_back(),
     }
+
+
+def gives_memory_back(order: Path = REPORTING) -> bool:
+    """Whether a virtual machine gives free memory back to its host (free page reporting).
+
+    Who uses more memory than was used just before gets it from the host again, page by page: a
+    fresh pod, but not a daemon that stayed up. ``order`` is the file of the kernel's parameter
+    ``page_reporting_order``, the smallest block that is reported.
+    """
+    try:
+        return 0 <= int(order.read_text()) <= _LARGEST_BLOCK
+    except (OSError, ValueError):
+        return False
 
 
 def revision() -> str:

@@ -54,6 +54,7 @@ def markdown(book: Book) -> str:
 
 
 _BASE = "A change of one line in a fresh pod, at 1 Gbit/s"
+_MEMORY = "The machine gave free memory back to its host: fresh pods had to get it again."
 _FIRST = (
     "Nothing is cached, and the cache is written: by buildsvc beside and after the build, by the"
     " other ones before the build's end."
@@ -93,6 +94,7 @@ def _sitting(sitting: Sitting) -> list[str]:
         f"Measured on {when} at commit `{sitting.commit}`, by `{shlex.join(sitting.command)}`.",
         f"{machine.get('cpus', '?')} processors ({machine.get('cpu', 'unknown')}),",
         f"{memory:.0f} GiB of memory, kernel {machine.get('kernel', 'unknown')}.",
+        *([_MEMORY] if machine.get("gives_memory_back") else []),
         f"Versions: {versions}.",
     ]
 

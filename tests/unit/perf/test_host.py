@@ -91,3 +91,15 @@ def test_what_others_made_stays(tmp_path: Path) -> None:
     (tmp_path / "bs-linkedto").symlink_to(tmp_path)
     with host.scratch(tmp_path, "bs"):
         assert all(other.exists() for other in others)
+
+
+@pytest.mark.parametrize(
+    ("text", "given"), [("9\n", True), ("11\n", False), ("-1\n", False), (None, False)]
+)
+def test_whether_free_memory_goes_back_to_the_host(
+    tmp_path: Path, text: str | None, *, given: bool
+) -> None:
+    order = tmp_path / "page_reporting_order"
+    if text is not None:
+        order.write_text(text)
+    assert host.gives_memory_back(order) is given

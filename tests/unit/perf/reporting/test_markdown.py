@@ -46,6 +46,14 @@ def test_versions_in_several_lines() -> None:
     assert "Versions: sidecar (0.1.0 buildkitd v0)." in markdown(book)
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_a_machine_that_gives_memory_back(*, given: bool) -> None:
+    machine = {**fictitious.sitting()["machine"], "gives_memory_back": given}
+    sitting = fictitious.sitting(machine=machine)
+    document = markdown(fictitious.book({"base of python": _cell()}, sittings=[sitting]))
+    assert ("free memory back to its host" in document) is given
+
+
 def test_sittings_say_which_cells_are_theirs() -> None:
     cells = {"one": _cell(), "two": _cell(axis="change", change="nothing", sitting=1)}
     sittings = [fictitious.sitting(), fictitious.sitting(commit="another")]
