@@ -34,7 +34,6 @@ def test_sections_of_what_there_is() -> None:
     assert "commit `fictitious`, by `python -m perf run`" in document
     assert "2 processors (No Such Processor),\n16 GiB of memory, kernel 0." in document
     assert "Versions: buildkitd (v0), kaniko (v0)." in document
-
     assert "files on tmpfs. The link as measured: 970 Mbit/s, 1.1 ms." in document
     assert "go: not measured" in document
     assert "- warm ÷ buildsvc-0s: base of python (" in document
