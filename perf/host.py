@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -29,6 +31,9 @@ _LARGEST_BLOCK = 10
 """The order above which the kernel has no free block (MAX_PAGE_ORDER)."""
 
 _NEW_SECONDS = 60
+
+_WIDTH = 120
+"""Letters in a line of a JSON file."""
 
 
 class PerfError(Exception):
@@ -142,11 +147,17 @@ def _locked(directory: Path) -> Iterator[None]:
 def _held(directory: Path) -> bool:
     """Whether a living program works in it."""
     try:
-        with _locked(directory):
-            return False
-    except BlockingIOError:
-        return True
+        return not _free(directory)
     except OSError:
+        return False
+
+
+def _free(directory: Path) -> bool:
+    """Whether no living program works in it; OSError if that cannot be told."""
+    try:
+        with _locked(directory):
+            return True
+    except BlockingIOError:
         return False
 
 
@@ -154,11 +165,9 @@ def _abandoned(directory: Path) -> bool:
     """Whether it is a scratch directory of this user's that no living program holds."""
     try:
         state = directory.lstat()
+        ours = stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid()
         # One that was made just now may not be locked yet.
-        if state.st_uid != os.getuid() or time.time() - state.st_ctime < _NEW_SECONDS:
-            return False
-        with _locked(directory):
-            return True
+        return ours and time.time() - state.st_ctime >= _NEW_SECONDS and _free(directory)
     except OSError:
         return False
 
@@ -226,17 +235,38 @@ def gives_memory_back(order: Path = REPORTING) -> bool:
 
 
 def revision() -> str:
-    """Return the commit that is measured, marked if files were changed since."""
-    argv = ["git", "-c", "safe.directory=*", "describe", "--always", "--dirty"]
-    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    """Return the commit that is measured; where files differ from it, with what tells how."""
+    commit = _git("describe", "--always").decode().strip()
+    changes = _git("status", "--porcelain") + _git("diff", "HEAD")
+    if changes:
+        commit += f"-dirty-{hashlib.sha256(changes).hexdigest()[:8]}"
+    return commit or "unknown"
+
+
+def _git(*words: str) -> bytes:
+    argv = ["git", "-c", "safe.directory=*", *words]
+    return subprocess.run(argv, cwd=REPOSITORY, capture_output=True, check=False).stdout
 
 
 def write_json(path: Path, content: object) -> None:
-    """Replace a file, whole."""
+    """Replace a file, whole; what fits into a line has one of its own."""
     draft = path.with_name(path.name + ".new")
-    draft.write_text(json.dumps(content, indent=1) + "\n")
+    draft.write_text(_laid_out(content, "") + "\n")
     draft.replace(path)
+
+
+def _laid_out(value: object, indent: str) -> str:
+    line = json.dumps(value)
+    if not isinstance(value, dict | list) or len(indent) + len(line) <= _WIDTH:
+        return line
+    deeper = indent + " "
+    if isinstance(value, list):
+        parts, ends = [_laid_out(each, deeper) for each in value], "[]"
+    else:
+        parts = [f"{json.dumps(k)}: {_laid_out(v, deeper)}" for k, v in value.items()]
+        ends = "{}"
+    inner = f",\n{deeper}".join(parts)
+    return f"{ends[0]}\n{deeper}{inner}\n{indent}{ends[1]}"
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,6 @@ that user namespace, and a further rootlesskit works there as it does outside.
 
 from __future__ import annotations
 
-import re
 import select
 import subprocess
 import sys
@@ -16,12 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from perf.host import REPOSITORY, PerfError, environment, output, program
+from perf.host import REPOSITORY, PerfError, environment, program
 from perf.relay import MTU
+from sidecar.rootlesskit import slirp4netns
 
 _MADE_WITHIN = 30.0
-_PINGS = 20
-_MEASURED_BYTES = 64 << 20
 
 _BUILDERS, _SERVICES = "198.18.0.1", "198.18.0.2"
 """Of the range that RFC 2544 keeps for benchmarks."""
@@ -55,25 +53,6 @@ $there ip link set lo up
 $there ip link set wan0 up
 echo $$ $services
 exec cat
-"""
-
-_SEND = """\
-import socket, sys
-with socket.create_server((sys.argv[1], 0)) as server:
-    print(server.getsockname()[1], flush=True)
-    connection, _ = server.accept()
-    with connection:
-        left = int(sys.argv[2])
-        while left > 0:
-            left -= connection.send(bytes(min(left, 1 << 20)))
-"""
-_RECEIVE = """\
-import socket, sys, time
-with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as connection:
-    began, count = time.monotonic(), 0
-    while part := connection.recv(1 << 20):
-        count += len(part)
-    print(count / (time.monotonic() - began))
 """
 
 
@@ -114,9 +93,8 @@ class Network:
 def network(link: Link) -> Iterator[Network]:
     """Make it; all that runs in it ends with it. Raises PerfError when it cannot be made."""
     command = [
-        *(program("rootlesskit"), "--net=slirp4netns", f"--mtu={MTU}", "--disable-host-loopback"),
-        *("--slirp4netns-sandbox=auto", "--slirp4netns-seccomp=auto"),
-        *("--copy-up=/etc", "--copy-up=/run", "sh", "-c", _MAKE, "sh"),
+        *(program("rootlesskit"), *slirp4netns(MTU), "--copy-up=/etc", "--copy-up=/run"),
+        *("sh", "-c", _MAKE, "sh"),
         *(f"{link.mbit}mbit" if link.mbit else "", f"{link.round_trip_ms / 2000:g}"),
         *(sys.executable, str(MTU)),
     ]
@@ -141,28 +119,3 @@ def network(link: Link) -> Iterator[Network]:
 def _enter(pid: str) -> tuple[str, ...]:
     options = ("--user", "--mount", "--net", "--preserve-credentials", f"--wd={REPOSITORY}")
     return ("nsenter", f"--target={pid}", *options, "--")
-
-
-def measured(made: Network) -> dict[str, float]:
-    """Return what the link really does: round trip in milliseconds, and Mbit/s to builders."""
-    return {"round_trip_ms": _round_trip(made), "mbit": _mbit(made)}
-
-
-def _round_trip(made: Network) -> float:
-    said = output([*made.builders, "ping", "-c", str(_PINGS), "-i", "0.05", "-q", made.address])
-    found = re.search(r"= [\d.]+/([\d.]+)/", said)
-    if found is None:
-        raise PerfError(f"ping said no round trip: {said}")
-    return float(found[1])
-
-
-def _mbit(made: Network) -> float:
-    sender = [*made.services, sys.executable, "-c", _SEND, made.address, str(_MEASURED_BYTES)]
-    with subprocess.Popen(sender, stdout=subprocess.PIPE, text=True, env=environment()) as process:
-        assert process.stdout is not None
-        try:
-            port = process.stdout.readline().strip()
-            receiver = [*made.builders, sys.executable, "-c", _RECEIVE, made.address, port]
-            return round(float(output(receiver)) * 8 / 1e6, 1)
-        finally:
-            process.terminate()

@@ -7,16 +7,8 @@ from pathlib import Path
 
 from perf.daemon import Daemon
 from perf.host import file_system, own_network, program
-from sidecar.rootlesskit import MTU
+from sidecar.rootlesskit import slirp4netns
 
-#: As the sidecar starts rootlesskit, so that RUN steps have the same network.
-_OWN_NETWORK = (
-    "--net=slirp4netns",
-    f"--mtu={MTU}",
-    "--slirp4netns-sandbox=auto",
-    "--slirp4netns-seccomp=auto",
-    "--disable-host-loopback",
-)
 _COPIES = ("--copy-up=/etc", "--copy-up=/run")
 
 
@@ -56,7 +48,8 @@ class StockDaemon(Daemon):
     def command(self) -> list[str]:
         """Start it in rootlesskit, the snapshotter named so that nothing is guessed."""
         root = f"{self.base}/root"
-        network = _OWN_NETWORK if self._own and own_network() else ("--net=host",)
+        # As the sidecar starts rootlesskit, so that RUN steps have the same network.
+        network = slirp4netns() if self._own and own_network() else ("--net=host",)
         wrapper = ["sh", "-c", _ON_TMPFS, "sh", root] if file_system(self.base) == "tmpfs" else []
         return [
             *(program("rootlesskit"), f"--state-dir={self.base}/rootlesskit", *network, *_COPIES),

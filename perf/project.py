@@ -40,6 +40,11 @@ class Project:
         """Return it on other base images, each by its build argument (`Scenario.bases`)."""
         return replace(self, arguments={**self.arguments, **images})
 
+    def plain(self) -> Path:
+        """Return the Dockerfile for builders without cache mounts, which may be the only one."""
+        plain = self.context / "Dockerfile.plain"
+        return plain if plain.exists() else self.dockerfile
+
     def job(self, image: str, *, target: str = "", options: tuple[str, ...] = ()) -> Job:
         """Return how to build it in its present state."""
         return Job(self.context, self.dockerfile, image, self.arguments, target, options)

@@ -134,7 +134,13 @@ def memory_of(pid: int) -> tuple[str, int, int] | None:
 
 
 class MemoryWatch:
-    """Samples a process and all below it into ``peaks`` while it is entered."""
+    """Samples a process and all below it into ``peaks`` while it is entered.
+
+    ``every`` so many seconds; with several watches at once more seldom, so that together they take
+    no more of the processors than one does.
+    """
+
+    _entered = 0
 
     def __init__(self, pid: int, peaks: Memory, every: float = 0.25) -> None:
         self._peaks = peaks
@@ -144,6 +150,7 @@ class MemoryWatch:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
+        MemoryWatch._entered += 1
         self._thread.start()
         return self
 
@@ -155,12 +162,13 @@ class MemoryWatch:
     ) -> None:
         self._ended.set()
         self._thread.join()
+        MemoryWatch._entered -= 1
 
     def _run(self) -> None:
         while True:
             found = (memory_of(pid) for pid in descendants(self._pid, processes()))
             self._peaks.add([sample for sample in found if sample is not None])
-            if self._ended.wait(self._every):
+            if self._ended.wait(self._every * MemoryWatch._entered):
                 return
 
 

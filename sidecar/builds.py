@@ -19,6 +19,9 @@ from sidecar.timeline import Kind, Span
 log = get_logger(__name__)
 
 _DIED = "buildkitd died"
+_UNTOLD = "buildkitd has not stored how it ended"
+_LOOK_AGAIN = 5.0
+"""Seconds between two questions while builds run: no event tells of an end that is not stored."""
 
 
 class Finished:
@@ -48,7 +51,7 @@ class Finished:
 class Builds:
     """Follows builds from their start to their end, which goes into ``finished``.
 
-    ``told`` is called after each event with the number of builds that run. ``lacked_room`` is
+    ``told`` is called with the number of builds that run when it is another. ``lacked_room`` is
     called when one failed on a full disk, and answers why the root is given up then, or nothing.
     """
 
@@ -67,6 +70,7 @@ class Builds:
         self._told = told
         self._lacked_room = lacked_room
         self._spans: dict[str, Span] = {}
+        self._running = asyncio.Event()
         self._ended: set[str] = set()
         #: Ends of builds, for whoever decides about publishing.
         self.finished = Finished()
@@ -86,6 +90,7 @@ class Builds:
         A client can see its build's end before the daemon's event has come here. Of each build
         that is returned, ``finished`` gets the end after that: who counts first does not miss it.
         """
+        known = frozenset(self._spans)
         try:
             active = await self._api.active_builds()
             for build in await self._api.ended_builds():
@@ -93,6 +98,9 @@ class Builds:
         except grpc.aio.AioRpcError:
             # The daemon is gone, and its builds with it.
             return frozenset()
+        for ref in known - active - self._ended:
+            # On a full disk BuildKit forgets a build whose record it cannot write.
+            self._take(BuildFinished(ref, 0.0, 0, 0, _UNTOLD, time.time(), made=False))
         # It may have answered before the last of them ended.
         active -= self._ended
         for ref in active:
@@ -105,6 +113,13 @@ class Builds:
             async for event in self._api.builds():
                 self._take(event)
 
+    async def look_after(self) -> None:
+        """While builds run, ask from time to time whether they still do, until cancelled."""
+        while True:
+            await self._running.wait()
+            await asyncio.sleep(_LOOK_AGAIN)
+            await self.active()
+
     def died(self) -> None:
         """The daemon ended, and what it built with it."""
         for ref, span in self._spans.items():
@@ -112,9 +127,10 @@ class Builds:
             self._ended.add(ref)
             self.finished.add(BuildFinished(ref, 0.0, 0, 0, _DIED, time.time(), made=False))
         self._spans.clear()
-        self._told(0)
+        self._changed()
 
     def _take(self, event: BuildStarted | BuildFinished) -> None:
+        running = len(self._spans)
         if isinstance(event, BuildStarted):
             # Its end may be known from an answer that came before this event.
             if event.ref not in self._spans and event.ref not in self._ended:
@@ -124,6 +140,14 @@ class Builds:
             # BuildKit tells of the end again when it has stored the log, 3 s later.
             self._ended.add(event.ref)
             self._end(event)
+        if len(self._spans) != running:
+            self._changed()
+
+    def _changed(self) -> None:
+        if self._spans:
+            self._running.set()
+        else:
+            self._running.clear()
         self._told(len(self._spans))
 
     def _end(self, event: BuildFinished) -> None:

@@ -70,8 +70,10 @@ class NotIdle(Exception):
     """The daemon did not hold still; the text says what came in between."""
 
 
-def expect_no_builds(active: Collection[str]) -> None:
-    """Raise NotIdle if any builds are running."""
+def expect_no_builds(active: Collection[str], doomed: str = "") -> None:
+    """Raise NotIdle if any builds are running, or with why the root is about to be given up."""
+    if doomed:
+        raise NotIdle(doomed)
     if active:
         raise NotIdle(f"{len(active)} builds are running")
 
@@ -283,7 +285,7 @@ class Checkpointer:
             if problem.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise
             return None, "the agent did not come to rest"
-        return (state, list(blobs), size), ""
+        return (state, blobs, size), ""
 
     async def _finish(
         self,

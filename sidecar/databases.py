@@ -145,20 +145,18 @@ def _write(path: Path, entry: cache_pb2.Entry, starts: list[int], content: bytes
     path.write_bytes(data)
 
 
-def local_blobs(root: Path, lazy: frozenset[str]) -> dict[str, int]:
-    """Digests and sizes (bytes) of the blobs whose bytes are on disk.
+def local_blobs(root: Path, lazy: frozenset[str]) -> list[str]:
+    """Digests of the blobs whose bytes are on disk.
 
-    Leased files are only listed, never opened.
+    Files are only listed: those with leases must not be opened, others may go at any time.
     """
-    blobs: dict[str, int] = {}
     content = root / CONTENT
-    for algorithm in content.iterdir() if content.exists() else ():
-        with os.scandir(algorithm) as entries:
-            for entry in entries:
-                digest = f"{algorithm.name}:{entry.name}"
-                if digest not in lazy:
-                    blobs[digest] = entry.stat(follow_symlinks=False).st_size
-    return blobs
+    found = [
+        f"{algorithm.name}:{name}"
+        for algorithm in (content.iterdir() if content.exists() else ())
+        for name in os.listdir(algorithm)
+    ]
+    return [digest for digest in found if digest not in lazy]
 
 
 def forget_blobs(copied: Path, digests: Collection[str]) -> None:

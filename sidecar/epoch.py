@@ -71,6 +71,8 @@ class Epoch:
         self._api = BuildKit(paths.buildkit_socket)
         #: Resolves with the reason when the root must be given up.
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        #: Why that will be soon, so that nothing of the root may be published any more.
+        self.doomed = ""
         self._died = False
         self.inherited = Inherited(
             settings, paths, self._agent, room, store=store, status=status, losses=losses,
@@ -170,6 +172,7 @@ class Epoch:
                 tasks.create_task(self._keep_daemon(), name="daemon restarts"),
                 tasks.create_task(self._watch_agent(), name="agent events"),
                 tasks.create_task(self._watch_builds(), name="builds"),
+                tasks.create_task(self._builds.look_after(), name="ends of builds"),
             ]
             if (restoring := self.inherited.task) is not None:
                 running.append(tasks.create_task(_awaited(restoring), name="restore"))
@@ -230,6 +233,8 @@ class Epoch:
         if self._watching is not None:
             await self._watching
         await self._agent.close()
+        # Nobody else tells of builds that ran when a root was lost, or the time was over.
+        self._builds.died()
 
     async def _watch_namespace(self) -> None:
         async for event in self._namespace.events():
@@ -287,9 +292,9 @@ class Epoch:
         """Give the root up if the cache has a part of it; why, if so."""
         if self.inherited.root is None:
             return ""
-        reason = "a build failed on a full disk, of which the cache has a part"
-        asyncio.get_running_loop().call_later(_LAST_WORDS, self.lose, reason)
-        return reason
+        self.doomed = "a build failed on a full disk, of which the cache has a part"
+        asyncio.get_running_loop().call_later(_LAST_WORDS, self.lose, self.doomed)
+        return self.doomed
 
 
 async def _awaited(task: asyncio.Task[None]) -> None:

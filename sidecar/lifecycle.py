@@ -339,7 +339,7 @@ class Lifecycle:
         limit = max(self._settings.grace - _STOP_WITHIN, 0.0)
         ends: list[asyncio.Future[Any]] = [draining, epoch.lost]
         await asyncio.wait(ends, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        if not draining.done():
+        if not draining.done() and not epoch.lost.done():
             self._status.skipped_checkpoint("deadline")
             log.warning("not published", reason="the grace period ended first")
         if draining.done():

@@ -121,10 +121,11 @@ class Publishing:
                 return
             else:
                 self._status.enter(Phase.PUBLISHING)
-                if (await self.checkpoint()).published:
-                    return
+                published = (await self.checkpoint()).published
+                # A client may have begun another build meanwhile.
                 self._status.enter(Phase.DRAINING)
-                await asyncio.sleep(_AGAIN_AFTER)
+                if not published:
+                    await asyncio.sleep(_AGAIN_AFTER)
 
     def _note(self) -> None:
         """Count the builds that ended meanwhile."""
@@ -164,7 +165,7 @@ class Publishing:
             try:
                 # Of builds that end from now until the picture begins nobody could say whether it
                 # has them.
-                expect_no_builds(active)
+                expect_no_builds(active, self._epoch.doomed)
                 # Builds that end from here on are not in the picture.
                 ended = self._ended
                 picture, generation = await self._take_and_publish(span)

@@ -50,6 +50,17 @@ _LOWEST_FD = guard.LISTEN_FD
 """Descriptors below are rootlesskit's own in its child."""
 
 
+def slirp4netns(mtu: int = MTU) -> tuple[str, ...]:
+    """Return rootlesskit's options for a network of its own, with packets of `mtu` bytes."""
+    return (
+        "--net=slirp4netns",
+        f"--mtu={mtu}",
+        "--slirp4netns-sandbox=auto",
+        "--slirp4netns-seccomp=auto",
+        "--disable-host-loopback",
+    )
+
+
 @dataclass(frozen=True)
 class NamespaceOptions:
     """How to build a namespace.
@@ -88,14 +99,7 @@ def command(options: NamespaceOptions, descriptors: Descriptors) -> list[str]:
     # buildkitd makes /run/buildkit.
     words.append("--copy-up=/run")
     if options.network == "own":
-        words += [
-            "--net=slirp4netns",
-            f"--mtu={MTU}",
-            "--slirp4netns-sandbox=auto",
-            "--slirp4netns-seccomp=auto",
-            "--disable-host-loopback",
-            "--copy-up=/etc",
-        ]
+        words += [*slirp4netns(), "--copy-up=/etc"]
     else:
         words.append("--net=host")
     words += [sys.executable, "-I", "-S", "-c", _BOOT, _LIBRARY]

@@ -15,6 +15,7 @@ from typing import Any
 
 from perf import host
 from perf.comparison.matrix import Cell
+from perf.comparison.versions import peers_versions
 from perf.host import PerfError
 
 Record = dict[str, Any]
@@ -61,8 +62,9 @@ class Book:
         self.content["cells"].pop(cell.name, None)
 
     def save(self, cell: Cell, record: Record) -> None:
-        """Keep a record."""
-        self.content["cells"][cell.name]["records"].append(record)
+        """Keep a record, or what there is instead of one: ``error``."""
+        entry = self.content["cells"][cell.name]
+        entry.setdefault("failures" if "error" in record else "records", []).append(record)
         host.write_json(self.path, self.content)
 
 
@@ -74,7 +76,7 @@ def _sitting(known: list[Record]) -> int:
         "command": [_ABSOLUTE.sub("", word) for word in (sys.executable, *sys.orig_argv[1:])],
         "commit": host.revision(),
         "machine": host.machine(),
-        "versions": host.versions(),
+        "versions": host.versions() | peers_versions(),
     }
     told = json.loads(json.dumps(this))
     for number, one in enumerate(known):

@@ -8,6 +8,7 @@ record a line.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -25,6 +26,9 @@ from perf.comparison.place import Place, Wanted, opened
 from perf.host import PerfError
 
 Emit = Callable[[Record], None]
+
+_SAID = 2000
+"""Letters of an error that the results keep, its last ones."""
 
 
 class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,6 +68,7 @@ class Cell:
         self._task = task
         self._emit = emit
         self._failed: list[str] = []
+        self._turn = 0
 
     def run(self) -> list[str]:
         """Measure what is missing; return the peers that failed, left out from then on."""
@@ -87,6 +92,8 @@ class Cell:
             self._place.forget(turn[0].family)
 
     def _turns(self, peers: Sequence[Peer]) -> None:
+        self._turn = round(time.time())
+        self._place.restore()
         for peer in peers:
             self._one(peer, "first", 0, peer.first)
         for peer in peers:
@@ -94,34 +101,45 @@ class Cell:
                 # So that there is a trace, and that no layer is still to be pushed.
                 self._changed(peer, "settle", 0)
         for number in range(self._task.rounds):
-            for peer in _turned(peers, number):
+            for peer in _shuffled(peers, number):
                 if number in self._task.missing(peer.name):
                     self._changed(peer, "again", number)
 
     def _changed(self, peer: Peer, kind: str, number: int) -> None:
         self._place.revise(peer.family)
-        self._one(peer, kind, number, peer.again)
+        self._one(peer, kind, number, lambda: self._again(peer))
+
+    def _again(self, peer: Peer) -> Record:
+        record = peer.again()
+        if (
+            self._task.change != "nothing"
+            and record["steps"]
+            and record["cached"] == record["steps"]
+        ):
+            raise PerfError("every step was cached, though something has changed")
+        return record
 
     def _one(self, peer: Peer, kind: str, number: int, measure: Callable[[], Record]) -> None:
         if peer.name in self._failed:
             return
         self._place.images.use(peer.family, empty=peer.cold)
         load, began = os.getloadavg(), time.time()
+        about = {"peer": peer.name, "kind": kind, "round": number, "began_unix": began}
         try:
             record = measure()
         except PerfError as error:
             # The others' hours are not lost for it; the next run tries it again.
             print(f"perf: error: {peer.name} {kind} {number + 1}: {error}", file=sys.stderr)
             self._failed.append(peer.name)
+            self._emit(about | {"error": str(error)[-_SAID:]})
             return
         if record:
-            about = {"peer": peer.name, "kind": kind, "round": number}
-            self._emit(about | {"began_unix": began, "load_before": load} | record)
+            self._emit(about | {"turn": self._turn, "load_before": load} | record)
 
 
-def _turned(peers: Sequence[Peer], number: int) -> Sequence[Peer]:
-    first = number % len(peers)
-    return [*peers[first:], *peers[:first]]
+def _shuffled(peers: Sequence[Peer], number: int) -> Sequence[Peer]:
+    """Each round has an order of its own, the same one in every run: nobody has one neighbour."""
+    return sorted(peers, key=lambda peer: hashlib.sha256(f"{number} {peer.name}".encode()).digest())
 
 
 def main(argv: Sequence[str]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from perf.ballast import BALLAST
-from perf.comparison.names import CROWDS, IN_CROWDS, PEERS, SCENARIOS, crowd, crowd_of
+from perf.comparison.names import CROWDS, IN_CROWDS, PEERS, PLAIN, SCENARIOS, crowd, crowd_of
 from perf.network import LINKS
 
 CHANGES = ("line", "dependency", "dockerfile", "nothing", "base")
@@ -26,6 +26,7 @@ _SHARES: Mapping[str, tuple[float, float, float]] = {
     "buildkit-cold": (0.0, 1.0, 3.0),
     "buildkit-registry-zstd": (1.4, 0.25, 3.0),
     "buildkit-registry-gzip": (1.6, 0.25, 3.0),
+    "buildkit-registry-plain": (1.4, 0.4, 3.0),
     "buildkit-inline": (1.1, 0.6, 3.0),
     "buildkit-local": (1.4, 0.3, 3.0),
     "buildkit-s3-zstd": (1.5, 0.25, 3.0),
@@ -104,7 +105,7 @@ class Cell:
 
 def matrix() -> list[Cell]:
     """Return every cell: the base, each other axis alone on two scenarios, and caches that grow."""
-    cells = [Cell(name, apart=name in _LARGE) for name in SCENARIOS]
+    cells = [Cell(name, _taking_part(name), apart=name in _LARGE) for name in SCENARIOS]
     for name in _VARIED:
         one = Cell(name, _FEW, rounds=3)
         cells += [replace(one, axis="change", change=c) for c in CHANGES if c != one.change]
@@ -115,6 +116,11 @@ def matrix() -> list[Cell]:
         cells.append(replace(one, axis="pods", peers=crowds))
     cells += [Cell(name, _SIZED, rounds=3, axis="size", apart=name in _LARGE) for name in BALLAST]
     return cells
+
+
+def _taking_part(scenario: str) -> tuple[str, ...]:
+    """The peers of a base cell: one Dockerfile is not compared with itself."""
+    return tuple(peer for peer in PEERS if (scenario, peer) != ("manyfiles", PLAIN))
 
 
 def quick() -> list[Cell]:

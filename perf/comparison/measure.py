@@ -11,7 +11,8 @@ from typing import Any
 
 from perf.comparison.matrix import Cell
 from perf.host import PerfError, environment
-from perf.network import LINKS, measured, network
+from perf.linkspeed import measured
+from perf.network import LINKS, network
 
 Record = dict[str, Any]
 

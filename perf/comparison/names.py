@@ -9,16 +9,23 @@ OURS = "buildsvc"
 FIRST = "buildsvc-first"
 NO_START, HEAD_START = "buildsvc-0s", "buildsvc-20s"
 WARM, COLD = "warm", "buildkit-cold"
+#: By the Dockerfile without cache mounts.
+PLAIN = "buildkit-registry-plain"
 
 #: In the order in which they are shown; what was kept on a node stands together.
 PEERS = (
     *(FIRST, NO_START, "buildsvc-5s", HEAD_START, WARM, "dind-kept", COLD),
-    *("buildkit-registry-zstd", "buildkit-registry-gzip", "buildkit-inline", "buildkit-local"),
-    *("buildkit-s3-zstd", "buildkit-s3-gzip"),
+    *("buildkit-registry-zstd", "buildkit-registry-gzip", PLAIN),
+    *("buildkit-inline", "buildkit-local", "buildkit-s3-zstd", "buildkit-s3-gzip"),
     *("kaniko", "dind-cold", "dind-cache-from", "buildah"),
 )
 #: Fresh pods that read a cache from the other end of the network.
-REMOTE = tuple(name for name in PEERS if name.startswith("buildkit-") and name != COLD)
+REMOTE = (
+    *(name for name in PEERS if name.startswith("buildkit-") and name != COLD),
+    *("kaniko", "dind-cache-from", "buildah"),
+)
+#: Builders whose caches stay on a node.
+KEPT = (WARM, "dind-kept")
 
 SCENARIOS = ("python", "go", "node", "java", "monorepo", "manyfiles")
 #: Pods at once, of those peers that are compared in crowds.

@@ -167,6 +167,11 @@ class Place:
         if self._bucket is not None:
             remove_tree(self._bucket.directory / family)
 
+    def restore(self) -> None:
+        """Put the project in the state in which every family builds it first."""
+        self.project.revise(0)
+        self.project = self.project.rebase(self.bases[0])
+
     def revise(self, family: str) -> int:
         """Make the next change that no build of this family of peers has seen."""
         revision = self._revisions.get(family, 0) + 1

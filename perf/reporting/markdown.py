@@ -103,6 +103,22 @@ def _base(book: Book) -> Iterable[str]:
     for name, cell in book.cells.items():
         if cell.axis == "base":
             yield from (f"## {name}", "", _where(cell), *tables.peer_table([("", cell)]))
+            yield from _bad_rounds(cell)
+
+
+def _bad_rounds(cell: Cell) -> Iterable[str]:
+    """What went wrong: rounds without the cache that there was, and builds that failed."""
+    found = [
+        f"- {each.peer}, {each.kind} {each.round + 1}, found no cache: {each.cold_reason}"
+        for each in cell.records
+        if each.cold_reason
+    ]
+    found += [
+        f"- {each.peer}, {each.kind} {each.round + 1}, failed: {' '.join(each.error.split())}"
+        for each in cell.failures
+    ]
+    if found:
+        yield from (*found, "")
 
 
 def _where(cell: Cell) -> str:
@@ -116,7 +132,10 @@ def _where(cell: Cell) -> str:
 
 def _link(cell: Cell) -> str:
     link = cell.link
-    return f"{link.mbit:.0f} Mbit/s, {link.round_trip_ms:.1f} ms" if link else "not measured"
+    if link is None:
+        return "not measured"
+    up = "" if link.mbit_up is None else f", {link.mbit_up:.0f} from builders"
+    return f"{link.mbit:.0f} Mbit/s{up}, {link.round_trip_ms:.1f} ms"
 
 
 def _axis(book: Book, axis: Axis) -> Iterable[str]:

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from perf.comparison.names import OURS, REMOTE, WARM, crowd
+from perf.comparison.names import KEPT, OURS, REMOTE, crowd
 
 BLUE, SKY, GREEN = "#0072B2", "#56B4E9", "#009E73"
 VERMILION, ORANGE, PURPLE, YELLOW = "#D55E00", "#E69F00", "#CC79A7", "#F0E442"
 GREY, LIGHT, INK = "#9a9a9a", "#cccccc", "#222222"
 
 _KEPT = "kept on the node between builds"
-_REMOTE = "BuildKit in a fresh pod, remote cache"
-_OTHERS = "other fresh pods"
+_REMOTE = "a fresh pod with a remote cache"
+_OTHERS = "a fresh pod without a cache"
 #: Kinds of peers, as legends name them.
 KINDS = {OURS: VERMILION, _KEPT: BLUE, _REMOTE: SKY, _OTHERS: GREY}
 
@@ -24,7 +24,7 @@ def kind(peer: str) -> str:
     name, _ = crowd(peer)
     if name.startswith(OURS):
         return OURS
-    if name in {WARM, "dind-kept"}:
+    if name in KEPT:
         return _KEPT
     return _REMOTE if name in REMOTE else _OTHERS
 

@@ -31,8 +31,8 @@ Axis = Literal["base", "change", "network", "medium", "mounts", "size", "pods"]
 Measure = Literal["seconds", "build_seconds"]
 """From the start of the pod's first process; or the build alone, as after a head start."""
 
-Waits = dict[tuple[int, int], float]
-"""Seconds, by the round's number and how many of that number came before."""
+Waits = dict[tuple[int, int, int], float]
+"""Seconds, by the turn, the round's number, and how many of that number came before."""
 
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -60,6 +60,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     stored_bytes: _Count | None = None
     #: Of pods at once: ``seconds`` of every one, where the record is that of the slowest.
     each: tuple[_Positive | None, ...] = ()
+    #: The same number in records of peers that took turns, and only in those.
+    turn: int = 0
+    #: Why a pod that should have found a cache has found none.
+    cold_reason: str = ""
     #: Objects got from the store, by what they were got for.
     objects: Mapping[str, _Count] | None = None
 
@@ -73,11 +77,23 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return self.seconds
 
 
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """A build that was to be measured and failed, or could not be measured."""
+
+    peer: str
+    kind: Literal["first", "settle", "again"]
+    round: _Count
+    began_unix: float
+    error: str
+
+
 class Link(msgspec.Struct, frozen=True):
     """What the network really did."""
 
     round_trip_ms: float
+    #: To builders, and from them.
     mbit: float
+    mbit_up: float | None = None
 
 
 class Sitting(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +124,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     cache_bytes: int | None = None
     simulated: bool = False
     records: tuple[Record, ...]
+    failures: tuple[Failure, ...] = ()
 
     def at_rest(self) -> int:
         """Return the bytes of the cache: as was asked for, else the most that anybody stored."""
@@ -211,8 +228,8 @@ def waits(records: Iterable[Record], measure: Measure) -> Waits:
     for record in records:
         if (value := record.waited(measure)) is not None:
             # A first build may have been repeated.
-            nth = sum(number == record.round for number, _ in found)
-            found[record.round, nth] = value
+            nth = sum(key[:2] == (record.turn, record.round) for key in found)
+            found[record.turn, record.round, nth] = value
     return found
 
 
@@ -224,7 +241,8 @@ def figures(records: Iterable[Record], figure: Callable[[Record], float | None])
 def compared(over: Waits, under: Waits) -> Sides | None:
     """Return two sides for a ratio, paired by round; None when one of them is empty.
 
-    Where one side lacks a round of the other, no value is left out, and they are not paired.
+    Where one side lacks a round of the other, or was measured in another turn, no value is left
+    out, and they are not paired.
     """
     if not over or not under:
         return None

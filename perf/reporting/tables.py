@@ -11,6 +11,7 @@ from perf import stats
 from perf.comparison.names import (
     COLD,
     HEAD_START,
+    KEPT,
     NO_START,
     OURS,
     SCENARIOS,
@@ -147,7 +148,7 @@ def first_table(cells: Sequence[tuple[str, Cell]]) -> list[str]:
 
 def _published(record: Record) -> float | None:
     """Seconds until others can use the cache; None where none is written."""
-    if record.seconds is None or record.peer == COLD:
+    if record.seconds is None or record.peer in {COLD, *KEPT}:
         return None
     return record.seconds + (record.published_seconds or 0)
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from perf.host import output
-from perf.network import LINKS, Link, measured, network
+from perf.linkspeed import measured
+from perf.network import LINKS, Link, network
+from sidecar.rootlesskit import slirp4netns
 from tests.integration.commands import PATIENCE
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("machine")]
@@ -27,7 +29,7 @@ def test_a_link_is_no_better_than_it_says(link: Link) -> None:
 
 def test_builders_have_a_namespace_of_their_own_inside() -> None:
     with network(LINKS["unshaped"]) as made:
-        nested = ["rootlesskit", "--net=slirp4netns", "--copy-up=/etc", "--disable-host-loopback"]
+        nested = ["rootlesskit", *slirp4netns(), "--copy-up=/etc"]
         said = output([*made.builders, *nested, "ip", "route", "get", made.address])
         assert "dev tap0" in said
 

@@ -25,6 +25,7 @@ from perf.comparison.place import Place
 from perf.daemon import Daemon
 from perf.host import stored_bytes
 from perf.peer import StockDaemon
+from perf.project import Project
 
 #: Seconds below which a step is not shown.
 _SHOWN = 0.02
@@ -65,12 +66,17 @@ class BuildKit(Peer):
     def first(self) -> Record:
         """Build, and write the cache."""
         with self.daemon() as (meter, daemon):
-            return self.build(meter, daemon, first=True)
+            return {**self.build(meter, daemon, first=True), **meter.close()}
 
     def again(self) -> Record:
         """Build, reading the cache."""
         with self.daemon() as (meter, daemon):
-            return self.build(meter, daemon)
+            return {**self.build(meter, daemon), **meter.close()}
+
+    @property
+    def project(self) -> Project:
+        """What is built, in its present state."""
+        return self.place.project
 
     def caches(self, target: str, *, first: bool) -> Caches:  # noqa: ARG002 - of who has one
         """Return the caches of a build; ``target`` of a project that makes several images."""
@@ -99,7 +105,7 @@ class BuildKit(Peer):
 
     def job(self, *, first: bool = False) -> Job:
         """What to build, and the command for it."""
-        project = self.place.project
+        project = self.project
         form = f"compression={self.compression}" if self.compression else ""
         if project.targets:
             every = [(target, self.caches(target, first=first)) for target in project.targets]
@@ -115,7 +121,7 @@ class BuildKit(Peer):
         return build_all(daemon, job) if isinstance(job, Bake) else daemon.build(job)
 
     def build(self, meter: Meter, daemon: Daemon, *, first: bool = False) -> Record:
-        """Build and measure."""
+        """Build, and return all but what the meter says in the end."""
         up = meter.elapsed()
         built = self.built(daemon, self.job(first=first))
         return {
@@ -126,7 +132,6 @@ class BuildKit(Peer):
             "cpu_seconds": round(meter.processor(), 2),
             "commands": [daemon.command(), built.command],
             "spans": [("daemon", 0.0, round(up, 3)), *build_spans(built, meter.began_unix)],
-            **meter.close(),
         }
 
 
@@ -148,8 +153,8 @@ class Registry(BuildKit):
     unpacked as fast as the others.
     """
 
-    def __init__(self, place: Place, compression: str) -> None:
-        super().__init__(place, f"buildkit-registry-{compression}", compression)
+    def __init__(self, place: Place, compression: str, name: str = "") -> None:
+        super().__init__(place, name or f"buildkit-registry-{compression}", compression)
 
     def first(self) -> Record:
         """Build, and write the cache."""
@@ -160,6 +165,23 @@ class Registry(BuildKit):
         cache = f"type=registry,ref={self.cache(target)}"
         form = f"compression={self.compression},force-compression=true"
         return Caches(written=f"{cache},mode=max,{form}") if first else Caches(read=cache)
+
+
+class Plain(Registry):
+    """As `Registry` with zstd, by the Dockerfile without cache mounts.
+
+    No cache of BuildKit's has cache mounts in it, so a fresh pod finds them empty: what is fetched
+    into one is fetched again, and what is fetched without is a layer of its own in the cache.
+    """
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place, "zstd", "buildkit-registry-plain")
+
+    @property
+    def project(self) -> Project:
+        """The place's, by its other Dockerfile."""
+        project = self.place.project
+        return replace(project, dockerfile=project.plain())
 
 
 class Inline(BuildKit):
@@ -197,6 +219,7 @@ class Local(BuildKit):
             record = self.build(meter, daemon, first=True)
             keep = _bash(_KEEP, f"{cache}.tar.zst", str(cache), self._url)
             kept = run(keep, meter.memory)
+            record |= meter.close()
         return {
             **record,
             "cpu_seconds": round(record["cpu_seconds"] + kept.cpu_seconds, 2),
@@ -215,7 +238,7 @@ class Local(BuildKit):
                 fetching = beside.submit(run, fetch, meter.memory)
                 up = daemon.wait_answer()
                 fetched = fetching.result()
-            record = self.build(meter, daemon)
+            record = self.build(meter, daemon) | meter.close()
         began, ended = (
             round(at - meter.began_unix, 3) for at in (fetched.began_unix, fetched.ended_unix)
         )
@@ -280,7 +303,7 @@ class Warm(BuildKit):
         daemon.start(watched=False)
         meter.watch(daemon.pid)
         daemon.wait_answer()
-        return self.build(meter, daemon)
+        return self.build(meter, daemon) | meter.close()
 
     def again(self) -> Record:
         """Build on it."""
@@ -288,7 +311,7 @@ class Warm(BuildKit):
         meter = Meter()
         meter.watch(self._daemon.pid)
         before = meter.processor()
-        record = self.build(meter, self._daemon)
+        record = self.build(meter, self._daemon) | meter.close()
         record["cpu_seconds"] = round(record["cpu_seconds"] - before, 2)
         # There is no pod that would have to be started.
         return {**record, "seconds": None}

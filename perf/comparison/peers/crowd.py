@@ -43,7 +43,7 @@ class Crowd(Peer):
         meter = Meter()
         with ThreadPoolExecutor(len(self._others) + 1) as pool:
             records = list(pool.map(lambda peer: peer.again(), [self._one, *self._others]))
-        slowest = max(records, key=lambda record: float(record["build_seconds"]))
+        slowest = max(records, key=lambda each: each["seconds"] or each["build_seconds"])
         return {
             **slowest,
             **meter.close(),

@@ -19,6 +19,7 @@ PEERS: dict[str, Callable[[Place], Peer]] = {
     "buildkit-cold": lambda place: buildkit.Cold(place, "buildkit-cold"),
     "buildkit-registry-zstd": lambda place: buildkit.Registry(place, "zstd"),
     "buildkit-registry-gzip": lambda place: buildkit.Registry(place, "gzip"),
+    "buildkit-registry-plain": buildkit.Plain,
     "buildkit-inline": lambda place: buildkit.Inline(place, "buildkit-inline"),
     "buildkit-local": buildkit.Local,
     "buildkit-s3-zstd": lambda place: buildkit.S3(place, "zstd"),

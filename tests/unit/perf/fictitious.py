@@ -23,6 +23,7 @@ _SECONDS: Mapping[str, tuple[float, float | None]] = {
     "buildkit-cold": (30.0, 0.5),
     "buildkit-registry-zstd": (9.0, 0.5),
     "buildkit-registry-gzip": (12.0, 0.5),
+    "buildkit-registry-plain": (10.0, 0.5),
     "buildkit-inline": (20.0, 0.5),
     "buildkit-local": (11.0, 0.5),
     "buildkit-s3-zstd": (9.5, 0.5),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,39 @@ def test_what_others_made_stays(tmp_path: Path) -> None:
     (tmp_path / "bs-linkedto").symlink_to(tmp_path)
     with host.scratch(tmp_path, "bs"):
         assert all(other.exists() for other in others)
+
+
+def test_a_json_file_has_a_line_for_what_fits_into_one(tmp_path: Path) -> None:
+    content = {"few": [1, {"a": None}], "many": [list(range(30)), "ä" * 10, []], "none": {}}
+    host.write_json(tmp_path / "x.json", content)
+    text = (tmp_path / "x.json").read_text()
+    assert json.loads(text) == content
+    assert '\n "few": [1, {"a": null}],\n' in text
+    assert max(map(len, text.splitlines())) <= host._WIDTH + 2
+
+
+def test_two_states_of_the_files_have_two_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "REPOSITORY", tmp_path)
+    assert host.revision() == "unknown"
+    git = ("git", "-c", "user.name=a", "-c", "user.email=b", "-C", str(tmp_path))
+    file = tmp_path / "file"
+    file.write_text("one")
+    for words in (["init", "-q"], ["add", "file"], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *words], check=True)
+    clean = host.revision()
+    assert "dirty" not in clean
+    found = {clean}
+    for text in ("two", "three"):
+        file.write_text(text)
+        found.add(host.revision())
+    (tmp_path / "new").touch()
+    found.add(host.revision())
+    assert len(found) == 4
+    file.write_text("one")
+    (tmp_path / "new").unlink()
+    assert host.revision() == clean
 
 
 @pytest.mark.parametrize(

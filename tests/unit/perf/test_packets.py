@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import pytest
 
@@ -17,24 +17,25 @@ _MADE = Network((), (), ())
 def test_medians_of_rounds_in_turn(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[int] = []
+    asked: list[str] = []
 
-    def transfer(_: Network, __: str, size: int) -> tuple[float, float]:
-        asked.append(size)
-        return size + len(asked) * 10.0, 1000.0
+    class Counted:
+        def transfer(self, between: Sequence[str]) -> tuple[float, float]:
+            asked.append(next((word for word in between if word.startswith("--mtu=")), "direct"))
+            return len(asked) * 10.0, 1000.0
 
     @contextmanager
     def network(_: Link) -> Iterator[Network]:
         yield _MADE
 
     monkeypatch.setattr(packets, "network", network)
-    monkeypatch.setattr(packets, "transfer", transfer)
-    monkeypatch.setattr(packets, "_SERVE", "print(1)")
+    monkeypatch.setattr(packets, "serving", lambda _: nullcontext(Counted()))
+    monkeypatch.setattr(packets, "program", str)
     assert packets.main(["--rounds=3", "0", "500"]) == 0
-    assert asked == [0, 500] * 3
+    assert asked == ["direct", "--mtu=500"] * 3
     assert capsys.readouterr().out.splitlines()[2:] == [
         "| no slirp4netns | 30 | 1000 |",
-        "| 500 bytes | 540 | 1000 |",
+        "| 500 bytes | 40 | 1000 |",
     ]
 
 

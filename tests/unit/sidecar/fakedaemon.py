@@ -44,6 +44,10 @@ class FakeDaemon(control_pb2_grpc.ControlServicer):
         self._ended.append(record)
         self._tell(control_pb2.COMPLETE, record)
 
+    def forgets(self, ref: str) -> None:
+        """It is over, and there was no room to store that."""
+        del self._active[ref]
+
     def tells_again(self) -> None:
         """The last build's log is stored: buildkitd says a second time that it has ended."""
         self._tell(control_pb2.COMPLETE, self._ended[-1])

@@ -17,6 +17,9 @@ from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.generations import Generation
 from buildsvc.cache.leases import leased_roots
 from buildsvc.errors import CorruptObject, EnvironmentUnfit
+from sidecar import builds
+from sidecar.buildkit import BuildKit
+from sidecar.builds import Builds
 from sidecar.daemon import Lost
 from sidecar.epoch import Epoch
 from sidecar.guardclient import NamespaceLostError, StartError
@@ -390,6 +393,41 @@ async def test_a_build_that_died_with_its_daemon_is_not_waited_for(scene: Scene)
         await scene.died_and_answers_again()
         await idle
         assert (await scene.epoch.finished.next(0)).error == "buildkitd died"
+
+
+async def test_a_build_whose_end_could_not_be_stored_is_not_waited_for(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builds, "_LOOK_AGAIN", 0.01)
+    async with scene.serving():
+        await scene.begins("build")
+        idle = asyncio.create_task(scene.epoch.idle())
+        scene.namespace.daemon.forgets("build")
+        await idle
+        assert (await scene.epoch.finished.next(0)).error == builds._UNTOLD
+        assert scene.status.counts.family("builds") == {"failed": 1}
+
+
+async def test_builds_that_ran_when_the_root_was_lost_have_ended(scene: Scene) -> None:
+    async with scene.serving():
+        await scene.begins("build")
+        scene.namespace.agent.happens.put_nowait(agent_pb2.Event(lost="a lease broke"))
+        await scene.epoch.lost
+    await scene.epoch.close(0)
+    assert scene.status.counts.family("builds") == {"failed": 1}
+
+
+async def test_what_is_known_of_a_build_is_no_news(scene: Scene) -> None:
+    told: list[int] = []
+    api = BuildKit(scene.paths.buildkit_socket)
+    seen = Builds(api, scene.status, Room(Path("/")), told=told.append, lacked_room=str)
+    async with scene.serving():
+        scene.namespace.daemon.remembers("one", seconds_ago=0)
+        scene.namespace.daemon.begins("two")
+        for _ in range(3):
+            assert await seen.active() == {"two"}
+        assert told == [1]
+    await api.close()
 
 
 async def test_a_start_that_is_told_after_the_end_begins_nothing(scene: Scene) -> None:

@@ -66,6 +66,9 @@ class FakeEpoch:
         self.finished = Finished()
         self.inherited = FakeInherited(root)
         self.uploaded = (0, 0)
+        self.doomed = ""
+        #: Once there is one answer left in ``active``, which is given from then on.
+        self.all_answered = asyncio.Event()
         self.active: list[frozenset[str]] = [frozenset()]
         self.told_when_asked: list[BuildFinished] = []
         self.outcomes: list[Exception | asyncio.Event | None] = []
@@ -87,7 +90,12 @@ class FakeEpoch:
     async def active_builds(self) -> frozenset[str]:
         while self.told_when_asked:
             self.finished.add(self.told_when_asked.pop())
-        return self.active.pop(0) if len(self.active) > 1 else self.active[0]
+        if len(self.active) == 1:
+            return self.active[0]
+        answer = self.active.pop(0)
+        if len(self.active) == 1:
+            self.all_answered.set()
+        return answer
 
     def checkpointer(self) -> Checkpointer:
         return cast("Checkpointer", self)
@@ -299,6 +307,32 @@ async def test_draining_waits_for_builds_and_publishes_them(tmp_path: Path) -> N
         it.epoch.finished.add(OK)
         await draining
         assert it.status.published is not None
+
+
+async def test_draining_waits_for_a_build_that_began_while_it_published(tmp_path: Path) -> None:
+    async with scene(tmp_path) as it:
+        go = asyncio.Event()
+        it.epoch.outcomes = [go]
+        it.built()
+        draining = asyncio.create_task(it.publishing.drain())
+        await it.epoch.began.wait()
+        it.epoch.active = [frozenset({"late"}), frozenset()]
+        go.set()
+        await it.epoch.all_answered.wait()
+        assert not draining.done()
+        it.built()
+        await draining
+        assert it.epoch.taken == 2
+        assert not it.publishing.dirty
+
+
+async def test_a_root_that_is_about_to_be_given_up_is_not_published(tmp_path: Path) -> None:
+    async with scene(tmp_path) as it:
+        it.built()
+        it.epoch.doomed = "a build failed on a full disk"
+        report = await it.publishing.checkpoint()
+        assert (report.published, report.reason) == (False, "a build failed on a full disk")
+        assert it.epoch.taken == 0
 
 
 async def test_draining_what_is_published_already_does_nothing(tmp_path: Path) -> None:

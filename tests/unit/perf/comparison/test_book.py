@@ -19,6 +19,7 @@ LINK = {"round_trip_ms": 1.0, "mbit": 950.0}
 @pytest.fixture(autouse=True)
 def about(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "versions", dict)
+    monkeypatch.setattr(book, "peers_versions", lambda: {"kaniko": "v1"})
     monkeypatch.setattr(host, "revision", lambda: "one")
 
 
@@ -39,6 +40,17 @@ def test_it_goes_on_with_what_is_in_the_file(tmp_path: Path) -> None:
     cell = book.read(path)["cells"][CELL.name]
     assert (cell["scenario"], cell["link"], len(cell["records"])) == ("go", LINK, 3)
     assert book.opened(path).done(Cell("node")) == {}
+
+
+def test_what_failed_is_kept_beside_the_rounds(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    kept = begun(path)
+    failed = record("again", 1) | {"error": "it does not build"}
+    kept.save(CELL, failed)
+    cell = book.read(path)["cells"][CELL.name]
+    assert (cell["records"], cell["failures"]) == ([record("again", 0)], [failed])
+    assert kept.done(CELL) == {"warm": [0]}
+    assert book.read(path)["sittings"][0]["versions"] == {"kaniko": "v1"}
 
 
 def begun(path: Path) -> book.Book:

@@ -16,6 +16,7 @@ from perf.comparison.peers.buildkit import (
     BuildKit,
     Caches,
     Inline,
+    Plain,
     Registry,
     build_spans,
 )
@@ -54,6 +55,21 @@ def test_image_and_cache_have_the_same_compression(place: Place) -> None:
         f"--export-cache={cache},mode=max,compression=zstd,force-compression=true",
     ]
     assert _told(peer, first=False) == [image, f"--import-cache={cache}"]
+
+
+def test_without_cache_mounts_it_is_the_other_dockerfile(tmp_path: Path, place: Place) -> None:
+    place.project = replace(place.project, context=tmp_path, dockerfile=tmp_path / "Dockerfile")
+    peer = Plain(place)
+
+    def dockerfile() -> str:
+        argv = peer.job().command(["buildctl"], Path("/metadata"))
+        return next(word for word in argv if word.startswith("--opt=filename="))
+
+    assert dockerfile() == "--opt=filename=Dockerfile"
+    (tmp_path / "Dockerfile.plain").touch()
+    assert dockerfile() == "--opt=filename=Dockerfile.plain"
+    assert peer.name == "buildkit-registry-plain"
+    assert "--import-cache=type=registry,ref=registry/cache/go:latest" in _told(peer, first=False)
 
 
 def test_a_rebuilt_image_says_again_what_it_was_made_of(place: Place) -> None:

@@ -33,6 +33,9 @@ class FakePlace:
         self.revised: list[str] = []
         self.forgotten: list[str] = []
 
+    def restore(self) -> None:
+        self.revised.append("as it was")
+
     def forget(self, family: str) -> None:
         self.forgotten.append(family)
 
@@ -54,7 +57,8 @@ class FakePeer(Peer):
             raise PerfError("it does not build")
         if self.name == "broken":
             raise RuntimeError("nobody thought of this")
-        return {"seconds": 1.0}
+        steps = 4
+        return {"seconds": 1.0, "steps": steps, "cached": steps if self.name == "lucky" else 3}
 
     def close(self) -> None:
         self.closed = True
@@ -84,31 +88,28 @@ def run(work: Task) -> tuple[list[tuple[str, str, int]], FakePlace]:
 
 
 @pytest.mark.usefixtures("made")
-def test_each_round_begins_with_another_one() -> None:
-    found, fake = run(task(["one", "two", "two-cold"], 3))
-    assert found == [
+def test_each_round_has_an_order_of_its_own() -> None:
+    peers = ["one", "two", "two-cold"]
+    found, fake = run(task(peers, 8))
+    assert found[:4] == [
         ("one", "first", 0),
         ("two", "first", 0),
         ("one", "settle", 0),
         ("two", "settle", 0),
-        ("one", "again", 0),
-        ("two", "again", 0),
-        ("two-cold", "again", 0),
-        ("two", "again", 1),
-        ("two-cold", "again", 1),
-        ("one", "again", 1),
-        ("two-cold", "again", 2),
-        ("one", "again", 2),
-        ("two", "again", 2),
     ]
+    rounds = [[peer for peer, _, number in found[4:] if number == n] for n in range(8)]
+    assert all(sorted(each) == peers for each in rounds)
+    assert len({tuple(each) for each in rounds}) > 3
     # Only what is cold finds a registry without its images.
     assert ("two", True) in fake.images.used
     assert ("one", True) not in fake.images.used
     # Peers that share a cache share their changes.
-    assert fake.revised.count("two") == 7
+    assert fake.revised.count("two") == 17
 
 
-def test_large_ones_are_measured_apart_and_leave_nothing(made: list[FakePeer]) -> None:
+def test_large_ones_are_measured_apart_and_leave_nothing(
+    made: list[FakePeer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake, records = FakePlace(), list[Record]()
     work = msgspec.structs.replace(task(["a-1", "b", "a-2", "c-cold"], 1), apart=True)
     closed: list[tuple[str, list[str]]] = []
@@ -117,8 +118,15 @@ def test_large_ones_are_measured_apart_and_leave_nothing(made: list[FakePeer]) -
         records.append(record)
         closed.append((record["peer"], [peer.name for peer in made if peer.closed]))
 
+    clock = iter(range(1000, 2000, 10))
+    monkeypatch.setattr("time.time", lambda: next(clock))
     Cell(cast("Place", fake), work, emit).run()
 
+    # Rounds that were not in turn are not compared one by one.
+    turns = {
+        peer: {r["turn"] for r in records if r["peer"] == peer} for peer in ("a-1", "a-2", "b")
+    }
+    assert turns["a-1"] == turns["a-2"] != turns["b"]
     assert [(r["peer"], r["kind"]) for r in records] == [
         ("a-1", "first"),
         ("a-2", "first"),
@@ -135,6 +143,9 @@ def test_large_ones_are_measured_apart_and_leave_nothing(made: list[FakePeer]) -
     assert dict(closed)["b"] == ["a-1", "a-2"]
     assert fake.forgotten == ["a", "b", "c"]
     assert all(peer.closed for peer in made)
+    # No family's first build is of a state that its later ones come back to.
+    again = "as it was"
+    assert fake.revised == [again, *["a"] * 4, again, *["b"] * 2, again, "c"]
 
 
 def test_what_was_measured_is_not_measured_again(made: list[FakePeer]) -> None:
@@ -153,12 +164,24 @@ def test_a_peer_that_fails_is_left_out_and_the_others_go_on(
     assert [(r["peer"], r["kind"], r["round"]) for r in records] == [
         ("bad", "first", 0),
         ("one", "first", 0),
+        ("bad", "settle", 0),
         ("one", "settle", 0),
         ("one", "again", 0),
         ("one", "again", 1),
     ]
+    assert [r["error"] for r in records if "error" in r] == ["it does not build"]
     assert capsys.readouterr().err == "perf: error: bad settle 1: it does not build\n"
     assert all(peer.closed for peer in made)
+
+
+@pytest.mark.usefixtures("made")
+def test_a_build_that_finds_all_cached_after_a_change_does_not_count() -> None:
+    records = list[Record]()
+    measured = Cell(cast("Place", FakePlace()), task(["lucky"], 1), records.append)
+    assert measured.run() == ["lucky"]
+    assert "every step was cached" in records[-1]["error"]
+    nothing = msgspec.structs.replace(task(["lucky"], 1), change="nothing")
+    assert not Cell(cast("Place", FakePlace()), nothing, records.append).run()
 
 
 def test_every_peer_is_closed_when_something_else_goes_wrong(made: list[FakePeer]) -> None:
@@ -180,7 +203,8 @@ def test_the_program_says_whether_any_failed(
     monkeypatch.setenv("BUILDSVC_REGISTRY_ADDRESS", "")
 
     assert cell.main([msgspec.json.encode(task(peers, 1)).decode()]) == 2 * (len(peers) - 1)
-    assert len(capsys.readouterr().out.splitlines()) == 2 + len(peers)
+    # Each of "bad" is a first build, and a change that fails.
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 2 * len(peers)
 
 
 @pytest.mark.usefixtures("made")

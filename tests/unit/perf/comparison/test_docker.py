@@ -203,18 +203,18 @@ def test_a_kept_data_root_lasts_until_the_peer_is_closed(
     used: list[Path] = []
 
     @contextmanager
-    def on(_: Kept, root: Path) -> Iterator[tuple[None, None]]:
+    def on(_: Kept, root: Path) -> Iterator[tuple[SimpleNamespace, None]]:
         used.append(root)
         (root / "layer").write_text("abc")
-        yield None, None
+        yield SimpleNamespace(close=lambda: {"sent_bytes": 5}), None
 
     monkeypatch.setattr(docker, "file_system", lambda _: "ext2/ext3")
     monkeypatch.setattr(Kept, "on", on)
     monkeypatch.setattr(Kept, "build", lambda *_, **__: {"seconds": 1.0})
     peer = Kept(cast("Place", FakePlace(tmp_path)), "dind-kept")
 
-    assert peer.first() == {"seconds": 1.0, "stored_bytes": 3}
-    assert peer.again() == {"seconds": 1.0}
+    assert peer.first() == {"seconds": 1.0, "sent_bytes": 5, "stored_bytes": 3}
+    assert peer.again() == {"seconds": 1.0, "sent_bytes": 5}
     assert used[0] == used[1]
     assert used[0].exists()
     peer.close()

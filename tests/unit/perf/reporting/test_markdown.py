@@ -95,6 +95,25 @@ def test_every_other_axis_has_its_section_and_the_base_beside_it() -> None:
     assert document.count("| 1gbit-1ms (970 Mbit/s, 1.1 ms) | warm | 2 |") == 1
 
 
+def test_what_went_wrong_stands_beside_the_rounds() -> None:
+    failure = {
+        "peer": "kaniko", "kind": "again", "round": 2, "began_unix": 1.0, "error": "exited\nwith 1",
+    }  # fmt: skip
+    cell = _cell(failures=[failure])
+    cell["records"][-1]["cold_reason"] = "store-unreachable"
+    peer = cell["records"][-1]["peer"]
+    document = _document({"base": cell})
+    assert f"- {peer}, again 2, found no cache: store-unreachable\n" in document
+    assert "- kaniko, again 3, failed: exited with 1\n" in document
+    assert "- kaniko" not in _document({"base": _cell()})
+
+
+def test_both_directions_of_the_link() -> None:
+    link = {"round_trip_ms": 1.0, "mbit": 990.4, "mbit_up": 980.6}
+    said = "The link as measured: 990 Mbit/s, 981 from builders, 1.0 ms."
+    assert said in _document({"base": _cell(link=link)})
+
+
 def test_peers_that_did_not_take_turns() -> None:
     said = "files on tmpfs. Peers one after another: memory cannot hold what all of them have."
     assert said in _document({"base": _cell(apart=True)})

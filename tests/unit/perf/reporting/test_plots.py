@@ -204,6 +204,7 @@ def test_crowds_stand_at_their_size() -> None:
 def test_colours_tell_kinds_apart() -> None:
     assert len(set(KINDS.values())) == len(KINDS)
     assert colour(NO_START) == colour(HEAD_START) != colour(WARM) == colour("dind-kept")
-    assert len({colour(WARM), colour("buildkit-inline"), colour("kaniko")}) == 3
-    assert colour(COLD) == colour("kaniko") == colour("a peer of tomorrow")
+    assert len({colour(WARM), colour("buildkit-inline"), colour("dind-cold")}) == 3
+    assert colour("kaniko") == colour("buildkit-inline")
+    assert colour(COLD) == colour("dind-cold") == colour("a peer of tomorrow")
     assert colour("warm-x16") == colour(WARM)

@@ -115,12 +115,23 @@ def test_rounds_are_paired_by_their_numbers() -> None:
     sides = compared(ours, warm)
     assert sides is not None
     assert sides.paired
-    assert sides.over == [ours[0, 0], ours[1, 0], ours[2, 0]]
-    assert sides.under == [warm[0, 0], warm[1, 0], warm[2, 0]]
+    assert sides.over == [ours[0, n, 0] for n in range(3)]
+    assert sides.under == [warm[0, n, 0] for n in range(3)]
+
+
+def test_rounds_of_two_turns_are_not_paired() -> None:
+    content = fictitious.cell([NO_START, WARM], rounds=3)
+    for record in content["records"]:
+        record["turn"] = 1000 + (record["peer"] == WARM)
+    cell = fictitious.book({"a": content}).cells["a"]
+    sides = compared(*(waits(cell.again(peer), "seconds") for peer in (NO_START, WARM)))
+    assert sides is not None
+    assert not sides.paired
 
 
 def test_what_cannot_be_paired_is_not_left_out() -> None:
-    ours, theirs = {(0, 0): 1.0, (1, 0): 2.0, (2, 0): 3.0}, {(0, 0): 1.0, (3, 0): 9.0, (4, 0): 5.0}
+    ours = {(0, 0, 0): 1.0, (0, 1, 0): 2.0, (0, 2, 0): 3.0}
+    theirs = {(0, 0, 0): 1.0, (0, 3, 0): 9.0, (0, 4, 0): 5.0}
     sides = compared(ours, theirs)
     assert sides is not None
     assert not sides.paired

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from perf import stats
-from perf.comparison.names import COLD, FIRST, HEAD_START, NO_START, SCENARIOS, WARM
+from perf.comparison.names import COLD, FIRST, HEAD_START, NO_START, REMOTE, SCENARIOS, WARM
 from perf.reporting.verdicts import Verdict, verdicts
 from tests.unit.perf import fictitious
 
@@ -98,11 +98,12 @@ def test_a_missing_peer_is_said() -> None:
     cells = {name: _cell(name) for name in SCENARIOS}
     cells["go"] = fictitious.without(cells["go"], "kaniko")
     cells["node"] = fictitious.without(cells["node"], FIRST, NO_START, HEAD_START)
-    cells["java"] = fictitious.without(cells["java"], "buildkit-registry-zstd", "buildkit-s3-zstd")
+    cells["java"] = fictitious.without(cells["java"], *REMOTE)
     found = {verdict.name: verdict for verdict in verdicts(fictitious.book(cells))}
     assert found["kaniko ÷ no head start"].missing == (
         "go: no kaniko",
         "node: no buildsvc-0s",
+        "java: no kaniko",
     )
     assert found["first build's end ÷ buildkit-cold"].missing == (
         "node: no first build of buildsvc",
@@ -126,7 +127,7 @@ def test_the_best_remote_cache_is_chosen_in_each_scenario_and_by_measure() -> No
         found["best remote cache ÷ 20 s head start"]
         .remarks[0]
         .startswith(
-            "python: buildkit-registry-zstd; not measured: buildkit-registry-gzip, buildkit-inline"
+            "python: buildkit-registry-zstd; not measured: buildkit-registry-gzip, buildkit-reg"
         )
     )
     assert (

@@ -73,9 +73,9 @@ class FakeDatabases:
     def transactions(self, _: Path) -> tuple[int, ...]:
         return self.counts.pop(0) if len(self.counts) > 1 else self.counts[0]
 
-    def local_blobs(self, _: Path, lazy: frozenset[str]) -> dict[str, int]:
+    def local_blobs(self, _: Path, lazy: frozenset[str]) -> list[str]:
         found = self.blobs.pop(0) if len(self.blobs) > 1 else self.blobs[0]
-        return {digest: size for digest, size in found.items() if digest not in lazy}
+        return [digest for digest in found if digest not in lazy]
 
     def copy(self, _: Path, into: Path) -> int:
         into.mkdir()

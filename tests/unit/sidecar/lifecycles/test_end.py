@@ -75,6 +75,7 @@ async def test_a_root_that_is_lost_while_it_drains_is_not_replaced(world: World)
         lost = agent_pb2.Event(lost="a lease broke")
         world.namespaces[0].agent.happens.put_nowait(lost)
     assert len(world.namespaces) == 1
+    assert "deadline" not in world.status.counts.family("checkpoints_skipped")
 
 
 async def test_a_checkpoint_needs_something_to_publish(world: World) -> None:

@@ -74,6 +74,7 @@ async def test_a_lost_root_is_replaced_and_builds_are_told_to_run_again(
         assert cold_starts(world) == {"root-lost": 1}
         assert world.status.counts.plain["roots_lost"] == 1
         assert world.status.advice is Advice.RUN_AGAIN
+        assert world.status.counts.family("builds") == {"failed": 1}
         # The store had a generation all along, but what was lost may be its fault.
         assert world.status.restored is None
         (await world.begins("again")).ends("again")
