@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -75,14 +75,9 @@ class Builds:
         #: Ends of builds, for whoever decides about publishing.
         self.finished = Finished()
 
-    async def pass_over(self, before: float) -> None:
-        """Take no notice of builds that ended before a time (Unix): earlier pods' are no news.
-
-        Raises:
-            AioRpcError: the daemon does not answer.
-        """
-        earlier = await self._api.ended_builds()
-        self._ended = {build.ref for build in earlier if build.ended_unix < before}
+    def pass_over(self, earlier: Iterable[str]) -> None:
+        """Take no notice of these: earlier pods' builds are no news."""
+        self._ended.update(earlier)
 
     async def active(self) -> frozenset[str]:
         """Refs of the builds under way; of those that ended, ``finished`` knows all afterwards.

@@ -251,6 +251,21 @@ class Records:
         return [one for one in found if one in known]
 
 
+def remembered_builds(root: Path) -> frozenset[str]:
+    """Refs of the builds in the history of a daemon that does not run.
+
+    None where there is no history, or one that cannot be read: buildkitd begins another then.
+    """
+    path = root / HISTORY
+    try:
+        bolt.check(path)
+        with bolt.Database(path) as database:
+            found = database.root.bucket(b"_records")
+            return frozenset(ref.decode() for ref in found.values()) if found else frozenset()
+    except (OSError, CorruptObject):
+        return frozenset()
+
+
 def records(copied: Path) -> Records:
     """Read which records use which snapshot."""
     ids: defaultdict[str, list[str]] = defaultdict(list)

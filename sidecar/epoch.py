@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -126,13 +125,10 @@ class Epoch:
         """
         if self.inherited.unfit:
             await self._daemon.forget(self.inherited.unfit, self._launch.private(self._paths))
-        began = time.time()
+        # What a client builds before the daemon's first answer is not among them.
+        earlier = await asyncio.to_thread(databases.remembered_builds, self._paths.buildkit)
+        self._builds.pass_over(earlier)
         await self._daemon.start()
-        try:
-            # A client may have built already.
-            await self._builds.pass_over(began)
-        except grpc.aio.AioRpcError as problem:
-            raise Lost("buildkitd did not answer in time") from problem
         # On a disk without that room the first checkpoint says so.
         with suppress(OSError):
             await asyncio.to_thread(databases.reserve, self._paths.buildkit)

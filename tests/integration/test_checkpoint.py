@@ -89,6 +89,26 @@ async def test_a_hundred_builds_during_checkpoints(
     store.check()
 
 
+async def test_builds_of_earlier_pods_are_not_counted_again(
+    place: Path, store: Stored, directory: Path
+) -> None:
+    async with pod(directory / "one", f"--store={store.directory}") as one:
+        await one.build(place)
+        assert await one.stop() == 0
+    async with pod(directory / "two", f"--store={store.directory}") as two:
+        # The daemon itself remembers that build, and is asked for it here.
+        report = await two.checkpoint()
+        state = await two.status()
+        assert state["restored"]
+        assert "builds" not in state["by"]
+        assert report["published"], report
+        write(place, {"f": "second\n"})
+        await two.build(place)
+        assert (await two.checkpoint())["published"]
+        assert (await two.status())["by"]["builds"] == {"ok": 1}
+        assert await two.stop() == 0
+
+
 async def test_the_command_prints_what_was_published(
     place: Path, store: Stored, directory: Path
 ) -> None:

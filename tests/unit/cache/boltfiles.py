@@ -83,6 +83,12 @@ def records(*rows: Mapping[str, str | bool]) -> bytes:
     return metadata(entries)
 
 
+def history(*refs: str) -> bytes:
+    """A history.db with a record for each build."""
+    entries: list[Entry] = [(ref.encode(), b"a record") for ref in sorted(refs)]
+    return database(freelist(2, []), leaf(3, [(b"_records", bucket(4), 1)]), leaf(4, entries))
+
+
 def metadata(entries: list[Entry]) -> bytes:
     """A metadata_v2.db with these entries in its bucket of records."""
     overflow = (len(leaf(4, entries)) - 1) // SIZE

@@ -15,6 +15,7 @@ from tests.unit.cache.boltfiles import (
     bucket,
     database,
     freelist,
+    history,
     inline,
     leaf,
     records,
@@ -72,6 +73,17 @@ def test_a_local_context_counts_until_it_is_deleted(tmp_path: Path) -> None:
     assert databases.local_contexts(tmp_path) == 1
     path.write_bytes(records({**context, "deleted": True}))
     assert databases.local_contexts(tmp_path) == 0
+
+
+def test_builds_that_a_history_remembers(tmp_path: Path) -> None:
+    assert databases.remembered_builds(tmp_path) == frozenset()
+    path = tmp_path / databases.HISTORY
+    path.write_bytes(history("one", "two"))
+    assert databases.remembered_builds(tmp_path) == {"one", "two"}
+    path.write_bytes(database(freelist(2, []), leaf(3, [])))
+    assert databases.remembered_builds(tmp_path) == frozenset()
+    path.write_bytes(b"nothing of the kind")
+    assert databases.remembered_builds(tmp_path) == frozenset()
 
 
 def test_blobs_that_are_forgotten_are_in_no_namespace(tmp_path: Path) -> None:

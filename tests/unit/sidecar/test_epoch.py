@@ -17,7 +17,7 @@ from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.generations import Generation
 from buildsvc.cache.leases import leased_roots
 from buildsvc.errors import CorruptObject, EnvironmentUnfit
-from sidecar import builds
+from sidecar import builds, databases
 from sidecar.buildkit import BuildKit
 from sidecar.builds import Builds
 from sidecar.daemon import Lost
@@ -31,6 +31,7 @@ from sidecar.room import Room
 from sidecar.settings import Settings
 from sidecar.status import Advice, Status
 from sidecar.timeline import Kind
+from tests.unit.cache import boltfiles
 from tests.unit.cache.fakes import MemoryStore
 from tests.unit.sidecar.fakeagent import generation
 from tests.unit.sidecar.fakenamespace import FakeNamespace, grpc_kept
@@ -307,9 +308,11 @@ async def test_what_is_restored_is_prefetched_while_builds_are_served(scene: Sce
 
 
 async def test_what_earlier_pods_built_is_no_news(scene: Scene) -> None:
-    scene.namespace.daemon.remembers("old", seconds_ago=3600)
+    scene.paths.buildkit.mkdir(parents=True, exist_ok=True)
+    (scene.paths.buildkit / databases.HISTORY).write_bytes(boltfiles.history("old", "older"))
+    scene.namespace.daemon.remembers("old")
     # A client in the backlog may be quicker than our first question.
-    scene.namespace.daemon.remembers("new", seconds_ago=-60)
+    scene.namespace.daemon.remembers("new")
     async with scene.serving():
         assert await scene.epoch.active_builds() == frozenset()
         assert (await scene.epoch.finished.next(0)).ref == "new"
@@ -422,7 +425,7 @@ async def test_what_is_known_of_a_build_is_no_news(scene: Scene) -> None:
     api = BuildKit(scene.paths.buildkit_socket)
     seen = Builds(api, scene.status, Room(Path("/")), told=told.append, lacked_room=str)
     async with scene.serving():
-        scene.namespace.daemon.remembers("one", seconds_ago=0)
+        scene.namespace.daemon.remembers("one")
         scene.namespace.daemon.begins("two")
         for _ in range(3):
             assert await seen.active() == {"two"}
