@@ -158,6 +158,8 @@ def _base(cell: Cell, scratch: Path | None) -> Path:
 
 
 def _brief(record: book.Record) -> str:
+    if "error" in record:
+        return f"  {record['peer']} {record['kind']} {record['round'] + 1}: FAILED"
     seconds = record["seconds"] if record["seconds"] is not None else record["build_seconds"]
     text = f"  {record['peer']} {record['kind']} {record['round'] + 1}: {seconds:.2f} s"
     if record["steps"] is not None:
