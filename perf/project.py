@@ -42,7 +42,7 @@ class Project:
 
     def plain(self) -> Path:
         """Return the Dockerfile for builders without cache mounts, which may be the only one."""
-        plain = self.context / "Dockerfile.plain"
+        plain = self.dockerfile.with_name(self.dockerfile.name + ".plain")
         return plain if plain.exists() else self.dockerfile
 
     def job(self, image: str, *, target: str = "", options: tuple[str, ...] = ()) -> Job:

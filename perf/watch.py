@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
@@ -140,7 +140,8 @@ class MemoryWatch:
     no more of the processors than one does.
     """
 
-    _entered = 0
+    #: A set, since its changes are whole in whichever thread they are made.
+    _entered: ClassVar[set[MemoryWatch]] = set()
 
     def __init__(self, pid: int, peaks: Memory, every: float = 0.25) -> None:
         self._peaks = peaks
@@ -150,7 +151,7 @@ class MemoryWatch:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
-        MemoryWatch._entered += 1
+        self._entered.add(self)
         self._thread.start()
         return self
 
@@ -162,13 +163,13 @@ class MemoryWatch:
     ) -> None:
         self._ended.set()
         self._thread.join()
-        MemoryWatch._entered -= 1
+        self._entered.discard(self)
 
     def _run(self) -> None:
         while True:
             found = (memory_of(pid) for pid in descendants(self._pid, processes()))
             self._peaks.add([sample for sample in found if sample is not None])
-            if self._ended.wait(self._every * MemoryWatch._entered):
+            if self._ended.wait(self._every * len(self._entered)):
                 return
 
 

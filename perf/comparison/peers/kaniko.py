@@ -95,8 +95,7 @@ class Kaniko(Peer):
         """Return the executor's options for one image."""
         host = self.place.images.host
         # Kaniko skips ``--mount`` without a word: caches would end up in the image.
-        plain = job.dockerfile.with_name(job.dockerfile.name + ".plain")
-        dockerfile = plain if plain.exists() else job.dockerfile
+        dockerfile = self.place.project.plain()
         return [
             *("--context=dir:///workspace", "--force", "--log-format=json"),
             f"--dockerfile=/workspace/{dockerfile.relative_to(job.context)}",
