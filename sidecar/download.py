@@ -14,6 +14,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, Self
 
@@ -24,76 +25,26 @@ from buildsvc.errors import CorruptObject, ObjectNotFound, ShortObject, Unreadab
 from buildsvc.store.contract import Store
 from buildsvc.store.copying import write_at
 from sidecar.losses import Losses
-from sidecar.segments import SegmentPlan, cut
+from sidecar.segments import SEGMENT_BYTES, SegmentPlan, cut
+from sidecar.slots import AskUrgency, Slots
 
 P = ParamSpec("P")
 
-#: Part of the staged bytes that trees may have.
+#: Part of the staged bytes that trees may have, and part of either that the rest may have.
 _TREES = 4
+_REST = 4
+#: Segments of the rest that are downloaded or unpacked at the same time: enough for link and
+#: processor, and little to wait for when a build begins.
+_REST_SEGMENTS = 4
 
-#: 0 demand, 1 trace, 2 rest; asked again each time a slot is free, since a prefetched
-#: object may be demanded while its segments wait.
-Urgency = Callable[[], int]
 
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A segment that has been downloaded; ``released`` is called when its file is gone."""
 
-class Slots:
-    """A semaphore over two amounts, downloads and staged bytes, with priorities.
-
-    An acquisition larger than the whole budget is let through alone, so that no
-    segment can wait for ever.
-    """
-
-    def __init__(self, downloads: int, staged_bytes: int) -> None:
-        self._downloads = downloads
-        self._budget = staged_bytes
-        self._staged = 0
-        self._running = 0
-        self._order = itertools.count()
-        self._waiting: dict[int, tuple[Urgency, int, asyncio.Future[None]]] = {}
-
-    @asynccontextmanager
-    async def download(self, size: int, urgency: Urgency) -> AsyncIterator[None]:
-        """Hold a download slot; ``size`` bytes stay accounted until ``unstage``."""
-        ticket = next(self._order)
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[ticket] = (urgency, size, turn)
-        self._admit()
-        try:
-            await turn
-        except asyncio.CancelledError:
-            self._waiting.pop(ticket, None)
-            # Its turn may have come just before; a turn that was cancelled never comes,
-            # even when somebody else's end has taken it out of the queue meanwhile.
-            if not turn.cancelled():
-                self._running -= 1
-                self.unstage(size)
-            raise
-        try:
-            yield
-        except BaseException:
-            self._staged -= size
-            raise
-        finally:
-            self._running -= 1
-            self._admit()
-
-    def unstage(self, size: int) -> None:
-        """Give back staged bytes: their file is gone."""
-        self._staged -= size
-        self._admit()
-
-    def _admit(self) -> None:
-        while self._waiting and self._running < self._downloads:
-            ticket = min(self._waiting, key=lambda t: (self._waiting[t][0](), t))
-            _, size, turn = self._waiting[ticket]
-            if self._staged and self._staged + size > self._budget:
-                return
-            del self._waiting[ticket]
-            if turn.cancelled():
-                continue
-            self._running += 1
-            self._staged += size
-            turn.set_result(None)
+    plan: SegmentPlan
+    path: Path
+    released: Callable[[], None]
 
 
 class Downloads:
@@ -125,31 +76,39 @@ class Downloads:
         A tree or a segment that has more is staged when no other is.
         """
         trees = limit // _TREES
+        segments = limit - trees
+        rest = min(segments // _REST, _REST_SEGMENTS * SEGMENT_BYTES)
         return cls(
             store,
             staging,
-            Slots(concurrency, limit - trees),
-            trees=Slots(concurrency, trees),
+            Slots(concurrency, segments, rest),
+            trees=Slots(concurrency, trees, trees // _REST),
             losses=losses,
         )
 
-    async def segment(self, plan: SegmentPlan, urgency: Urgency) -> Path:
-        """Download one segment and return its file; ``released`` when the agent is done with it.
+    def hold_rest(self, *, held: bool) -> None:
+        """Begin no download of the rest while it is held; those under way end."""
+        self._slots.hold_rest(held=held)
+        self._trees.hold_rest(held=held)
+
+    def hurry(self) -> None:
+        """Look again at what waits: something has become more urgent."""
+        self._slots.admit()
+        self._trees.admit()
+
+    async def segment(self, plan: SegmentPlan, urgency: AskUrgency) -> Staged:
+        """Download one segment to a file; its bytes stay accounted until it is ``released``.
 
         Raises:
             StoreError: the store does not have it or does not answer.
         """
         path = self._staging / f"segment-{next(self._names)}"
-        async with self._slots.download(plan.size, urgency):
+        async with self._slots.download(plan.size, urgency) as released:
             await self._write(plan, path)
         self.finished += 1
-        return path
+        return Staged(plan, path, released)
 
-    def released(self, plan: SegmentPlan) -> None:
-        """Take back the staged bytes of a segment whose file is gone."""
-        self._slots.unstage(plan.size)
-
-    async def content(self, locations: Iterable[Location], urgency: Urgency) -> bytes:
+    async def content(self, locations: Iterable[Location], urgency: AskUrgency) -> bytes:
         """Download and verify the chunks and return their concatenation.
 
         Raises:
@@ -160,14 +119,14 @@ class Downloads:
         return b"".join(parts[index] for index in sorted(parts))
 
     @asynccontextmanager
-    async def tree(self, locations: Sequence[Location], urgency: Urgency) -> AsyncIterator[Path]:
+    async def tree(self, locations: Sequence[Location], urgency: AskUrgency) -> AsyncIterator[Path]:
         """Like ``content``, into a staged file, a segment at a time.
 
         It is gone afterwards; the agent may take it away before.
         """
         size = sum(at.length for at in locations)
         path = self._staging / f"tree-{next(self._names)}"
-        async with self._trees.download(size, urgency):
+        async with self._trees.download(size, urgency) as released:
             await self._write_content(locations, urgency, path)
         try:
             yield path
@@ -175,10 +134,10 @@ class Downloads:
             try:
                 await asyncio.to_thread(path.unlink, missing_ok=True)
             finally:
-                self._trees.unstage(size)
+                released()
 
     async def _write_content(
-        self, locations: Sequence[Location], urgency: Urgency, path: Path
+        self, locations: Sequence[Location], urgency: AskUrgency, path: Path
     ) -> None:
         starts = list(itertools.accumulate((at.length for at in locations), initial=0))
         descriptor = _create(path)
@@ -193,17 +152,17 @@ class Downloads:
             os.close(descriptor)
 
     async def _verified(
-        self, locations: Iterable[Location], urgency: Urgency
+        self, locations: Iterable[Location], urgency: AskUrgency
     ) -> AsyncGenerator[tuple[int, bytes], None]:
         """Download the chunks and yield each with its place among them."""
         numbered = list(enumerate(locations))
         for plan in cut(numbered):
-            async with self._slots.download(plan.size, urgency):
+            async with self._slots.download(plan.size, urgency) as released:
                 got = []
                 for part in plan.ranges:
                     with self._noticing(part.name):
                         got.append(await self._store.get_range(part.name, part.start, part.length))
-            self._slots.unstage(plan.size)
+            released()
             buffer = b"".join(got)
             for chunk in plan.chunks:
                 stored = buffer[chunk.offset : chunk.offset + chunk.stored]

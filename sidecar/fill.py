@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import grpc.aio
@@ -12,9 +12,10 @@ from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc.errors import BuildsvcError, CorruptObject
 from buildsvc.failures import cause
 from sidecar.agentclient import AgentClient
-from sidecar.download import Downloads
+from sidecar.download import Downloads, Staged
 from sidecar.plan import Content, ObjectKey
 from sidecar.segments import SegmentPlan, cut
+from sidecar.slots import AskUrgency
 
 #: How one object cannot be had: the store or its bytes, the local disk, the agent. The last
 #: is gRPC's for a write to a call that ended while the segment was downloaded.
@@ -35,7 +36,7 @@ class Fill:
         downloads: Downloads,
         key: ObjectKey,
         content: Content,
-        urgency: Callable[[], int],
+        urgency: AskUrgency,
         *,
         loaded: asyncio.Event,
         link_from: str = "",
@@ -49,7 +50,7 @@ class Fill:
         self._urgency = urgency
         self._retried: set[int] = set()
         self._tree = ""
-        self._staged: dict[str, SegmentPlan] = {}
+        self._staged: dict[str, Staged] = {}
         self._link_from = link_from
         self._keep_tree = keep_tree
         self._told = urgency()
@@ -84,8 +85,8 @@ class Fill:
         try:
             await self._fill()
         finally:
-            for plan in self._staged.values():
-                self._downloads.released(plan)
+            for staged in self._staged.values():
+                staged.released()
             # What the agent is done with it has deleted itself.
             await asyncio.to_thread(_unlink, list(self._staged))
 
@@ -128,8 +129,8 @@ class Fill:
             self._all_served.set()
 
     async def _send(self, plan: SegmentPlan) -> None:
-        path: Path = await self._downloads.segment(plan, self._urgency)
-        self._staged[str(path)] = plan
+        staged = await self._downloads.segment(plan, self._urgency)
+        self._staged[str(staged.path)] = staged
         if self.began is None:
             self.began = asyncio.get_running_loop().time()
         await self._opened.wait()
@@ -137,7 +138,7 @@ class Fill:
             if (urgency := self._urgency()) < self._told:
                 self._told = urgency
                 await self._call.write(agent_pb2.FillRequest(priority=urgency))
-            await self._call.write(agent_pb2.FillRequest(segment=plan.staged(path)))
+            await self._call.write(agent_pb2.FillRequest(segment=plan.staged(staged.path)))
 
     async def _answers(self, group: asyncio.TaskGroup) -> None:
         async for answer in self._call:
@@ -164,9 +165,10 @@ class Fill:
         self._add(group, wanted.chunks)
 
     def _released(self, path: str) -> None:
-        plan = self._staged.pop(path)
-        self._downloads.released(plan)
-        self.remaining = max(self.remaining - sum(chunk.stored for chunk in plan.chunks), 0)
+        staged = self._staged.pop(path)
+        staged.released()
+        laid_out = sum(chunk.stored for chunk in staged.plan.chunks)
+        self.remaining = max(self.remaining - laid_out, 0)
         self._outstanding -= 1
         if not self._outstanding:
             self._all_served.set()

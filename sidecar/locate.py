@@ -31,6 +31,7 @@ from sidecar import cachemounts, databases
 from sidecar.download import Downloads
 from sidecar.paths import EpochPaths
 from sidecar.plan import ObjectKey, Plan
+from sidecar.slots import Urgency
 from sidecar.status import ColdReason
 
 
@@ -239,8 +240,8 @@ async def find_unfit(
 
 async def _laid(plan: Plan, downloads: Downloads, paths: EpochPaths) -> Path:
     where = plan.databases
-    tree = await downloads.content(where.tree, lambda: 0)
-    content = await downloads.content(where.data, lambda: 0)
+    tree = await downloads.content(where.tree, lambda: Urgency.DEMAND)
+    content = await downloads.content(where.data, lambda: Urgency.DEMAND)
     laid = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="laid-", dir=paths.base))
     await asyncio.to_thread(databases.lay, tree, content, plan.root, laid)
     return laid

@@ -6,7 +6,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Container
 from contextlib import suppress
-from enum import IntEnum
 
 import grpc.aio
 
@@ -15,6 +14,7 @@ from sidecar.agentclient import AgentClient
 from sidecar.download import Downloads
 from sidecar.fill import FAILURES, Fill
 from sidecar.plan import Content, ObjectKey, Plan
+from sidecar.slots import Urgency
 from sidecar.status import Status
 from sidecar.timeline import Kind, Span
 
@@ -25,14 +25,6 @@ _OPEN_PREFETCHES = 6
 _SIBLINGS_PART = 0.25
 #: Seconds after a build in which no other one comes: until then the pod publishes, and most end.
 _QUIET = 3.0
-
-
-class Urgency(IntEnum):
-    """Why an object is fetched, the most urgent first."""
-
-    DEMAND = 0
-    TRACE = 1
-    REST = 2
 
 
 class _Object:
@@ -90,10 +82,10 @@ class Restorer:
     Prefetching follows the trace of the last build from the first moment: what is downloaded
     before the agent has ``loaded`` the generation waits in the staging directory. What no trace
     names is fetched only while no build runs, nor has just ended: it would take the processor
-    from the build, and the link from its publication. A demand is served before everything
-    else; one that is not served within ``demand_timeout`` seconds, or cannot be, ends in
-    ``on_lost`` with the reason, because buildkitd's database then names something that cannot
-    be had.
+    from the build, and the link from its publication; what is under way then stops at its next
+    segment. A demand is served before everything else; one that is not served within
+    ``demand_timeout`` seconds, or cannot be, ends in ``on_lost`` with the reason, because
+    buildkitd's database then names something that cannot be had.
 
     Of two snapshots with largely the same files, one is fetched; the other waits for it and
     becomes links of it. Nothing waits for what was started later, so nothing waits for itself.
@@ -155,7 +147,7 @@ class Restorer:
             return
         if wanted.done:
             return
-        wanted.hurry(Urgency.DEMAND)
+        self._hurry(wanted, Urgency.DEMAND)
         self._start(wanted)
         if self._tasks is not None:
             self._tasks.create_task(self._watch_demand(wanted), name=f"demand {key.name}")
@@ -175,11 +167,13 @@ class Restorer:
             self._calming.cancel()
         if running:
             self._calm = False
+            self._downloads.hold_rest(held=True)
         elif not self._calm:
             self._calming = asyncio.get_running_loop().call_later(self._quiet, self._be_calm)
 
     def _be_calm(self) -> None:
         self._calm = True
+        self._downloads.hold_rest(held=False)
         self._wake.set()
 
     async def run(self) -> None:
@@ -204,7 +198,7 @@ class Restorer:
         await self._running.wait()
         for item in chosen:
             # Not after what may never be needed.
-            item.hurry(Urgency.TRACE)
+            self._hurry(item, Urgency.TRACE)
             self._start(item)
         while not all(item.done for item in chosen):
             failed = [item for item in chosen if item.failed]
@@ -214,6 +208,10 @@ class Restorer:
                 raise CorruptObject(f"{self.given_up.name} could not be restored")
             self._wake.clear()
             await self._wake.wait()
+
+    def _hurry(self, item: _Object, urgency: Urgency) -> None:
+        item.hurry(urgency)
+        self._downloads.hurry()
 
     def _lacks(self, item: _Object) -> bool:
         return self._plan.lacks(item.key, self._downloads.losses)
@@ -243,7 +241,7 @@ class Restorer:
         others = [self._objects[key] for key in self._siblings.get(item.key, ())]
         local = (other for other in others if other.done)
         item.sibling = next(local, next((other for other in others if other.running), None))
-        item.hurry(item.urgency)
+        self._hurry(item, item.urgency)
         # The fetch as it is now: another one, after a failure, might wait for this object.
         arrival = None if item.sibling is None else item.sibling.task
         fetch = self._fetch(item, arrival)

@@ -347,7 +347,7 @@ async def test_what_the_daemon_needs_is_there(
     assert database.read_bytes()
     assert database.stat().st_mode & 0o777 == 0o600
     assert request.lease_blobs
-    assert downloads._slots._staged == 0
+    assert downloads._slots.staged == 0
 
 
 @pytest.mark.parametrize("pattern", ["*", "pip", "/root/*", "*/pip"])

@@ -17,11 +17,12 @@ from buildsvc.errors import CorruptObject
 from buildsvc.store.contract import Store
 from buildsvc.store.faults import Fail, FaultyStore, Hold, Rule
 from buildsvc.store.local import LocalStore
-from sidecar.download import Downloads, Slots, Urgency
+from sidecar.download import Downloads, Staged
 from sidecar.losses import Losses
 from sidecar.plan import ObjectKey, Plan
 from sidecar.restore import Restorer
 from sidecar.segments import SegmentPlan
+from sidecar.slots import AskUrgency, Slots
 from sidecar.status import Status
 from sidecar.timeline import Kind
 from tests.unit.sidecar.fakeagent import FakeAgent, connected, generation
@@ -41,14 +42,14 @@ class WatchedDownloads(Downloads):
         self.segments: asyncio.Queue[Path] = asyncio.Queue()
         self.most_staged = 0
 
-    async def segment(self, plan: SegmentPlan, urgency: Urgency) -> Path:
+    async def segment(self, plan: SegmentPlan, urgency: AskUrgency) -> Staged:
         await self._look()
-        path = await super().segment(plan, urgency)
-        self.segments.put_nowait(path)
-        return path
+        staged = await super().segment(plan, urgency)
+        self.segments.put_nowait(staged.path)
+        return staged
 
     @asynccontextmanager
-    async def tree(self, locations: Sequence[Location], urgency: Urgency) -> AsyncIterator[Path]:
+    async def tree(self, locations: Sequence[Location], urgency: AskUrgency) -> AsyncIterator[Path]:
         async with super().tree(locations, urgency) as path:
             await self._look()
             yield path
@@ -73,7 +74,7 @@ class Scene:
         self.agent = FakeAgent()
         self.status = Status()
         self.lost: asyncio.Queue[str] = asyncio.Queue()
-        self.slots, self.trees = Slots(4, 1 << 20), Slots(4, 1 << 20)
+        self.slots, self.trees = Slots(4, 1 << 21, 1 << 20), Slots(4, 1 << 21, 1 << 20)
         self.demand_timeout = FOREVER
         self.script: Sequence[Rule] = ()
         self.root = cache_pb2.Root()
@@ -120,7 +121,7 @@ class Scene:
         await store.close()
         # Whatever happened, nothing stays staged.
         assert list(down.iterdir()) == []
-        assert (self.slots._staged, self.trees._staged) == (0, 0)
+        assert (self.slots.staged, self.trees.staged) == (0, 0)
 
     @asynccontextmanager
     async def running(self, *, calm: bool = True) -> AsyncIterator[Restorer]:
@@ -209,6 +210,27 @@ async def test_a_demand_is_fetched_while_a_build_runs(scene: Scene) -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert scene.status.counts.family("fetched_objects") == {"demand": 1}
+
+
+async def test_the_rest_that_is_under_way_stops_when_a_build_begins(scene: Scene) -> None:
+    await scene.publish()
+    # One of its segments is staged at a time, and the first is not laid out yet.
+    scene.slots = Slots(4, 1 << 20, 1)
+    laid_out = asyncio.Event()
+    scene.agent.held = dict.fromkeys(("a", "b", "c", "d", BLOB), laid_out)
+    async with scene.running() as restorer:
+        await scene.downloads.segments.get()
+        restorer.build_runs(running=True)
+        laid_out.set()
+        await scene.fetched(1)
+        (first,) = scene.agent.filled
+        wanted = "d" if first != "d" else "c"
+        restorer.demand(ObjectKey.snapshot(wanted))
+        await scene.fetched(2)
+        assert list(scene.agent.filled) == [first, wanted]
+        restorer.build_runs(running=False)
+        await scene.fetched(5)
+    assert scene.lost.empty()
 
 
 async def test_a_prefetch_that_becomes_demanded_counts_as_a_demand(scene: Scene) -> None:
@@ -354,7 +376,7 @@ async def test_a_complete_restore_stages_no_more_than_its_limit(scene: Scene) ->
     contents = Plan(scene.root).contents.values()
     tree = max(sum(at.length for at in content.tree) for content in contents)
     assert all(content.stored <= 3 * tree for content in contents)
-    scene.slots, scene.trees = Slots(8, 6 * tree), Slots(8, 2 * tree)
+    scene.slots, scene.trees = Slots(8, 6 * tree, 0), Slots(8, 2 * tree, 0)
     async with scene.running() as restorer:
         await restorer.complete(lambda _: True)
         assert tree < scene.downloads.most_staged <= 8 * tree

@@ -15,10 +15,11 @@ from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.roots import Location
 from buildsvc.errors import StoreError
 from sidecar.agentclient import AgentClient
-from sidecar.download import Downloads, Urgency
+from sidecar.download import Downloads, Staged
 from sidecar.plan import ObjectKey, Plan
 from sidecar.restore import Restorer
 from sidecar.segments import SegmentPlan
+from sidecar.slots import AskUrgency, Urgency
 from sidecar.status import Status
 
 MB = 1 << 20
@@ -106,10 +107,10 @@ class Store:
         self.gates: dict[bytes, asyncio.Event] = {}
         self.begun = asyncio.Event()
         self.broken: set[bytes] = set()
-        self.urgencies: list[Urgency] = []
+        self.urgencies: list[AskUrgency] = []
         self.finished = 0
 
-    async def segment(self, plan: SegmentPlan, urgency: Urgency) -> Path:
+    async def segment(self, plan: SegmentPlan, urgency: AskUrgency) -> Staged:
         pack = bytes.fromhex(plan.ranges[0].name.rpartition("/")[2])
         self.urgencies.append(urgency)
         self.begun.set()
@@ -118,13 +119,16 @@ class Store:
         if pack in self.broken:
             self.broken.discard(pack)
             raise StoreError("the store is broken")
-        return self._directory / f"{plan.chunks[0].chunk}-{pack.hex()}"
+        path = self._directory / f"{plan.chunks[0].chunk}-{pack.hex()}"
+        return Staged(plan, path, lambda: None)
 
     @asynccontextmanager
-    async def tree(self, locations: Iterable[Location], urgency: Urgency) -> AsyncIterator[Path]:  # noqa: ARG002
+    async def tree(self, locations: Iterable[Location], urgency: AskUrgency) -> AsyncIterator[Path]:  # noqa: ARG002
         yield self._directory / "tree"
 
-    def released(self, plan: SegmentPlan) -> None: ...
+    def hurry(self) -> None: ...
+
+    def hold_rest(self, *, held: bool) -> None: ...
 
 
 class Scene:
@@ -234,10 +238,10 @@ async def test_a_demand_hurries_what_it_waits_for(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     async with scene.running():
         await scene.turns()
-        assert {urgency() for urgency in scene.store.urgencies} == {1}
+        assert {urgency() for urgency in scene.store.urgencies} == {Urgency.TRACE}
         scene.restorer.demand(B)
         await scene.turns()
-        assert {urgency() for urgency in scene.store.urgencies} == {0}
+        assert {urgency() for urgency in scene.store.urgencies} == {Urgency.DEMAND}
         scene.gate.set()
         await scene.until_local(B)
     assert scene.agent.headers() == [("a", ""), ("b", "a")]
