@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import grpc.aio
 import pytest
 import pytest_asyncio
 from blockbuster import BlockBuster, blockbuster_ctx
@@ -76,6 +77,14 @@ def _no_setting_of_the_tests_own() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.delenv("BUILDSVC_TEST_OSS_URL", raising=False)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _grpc_stays() -> Iterator[None]:
+    """gRPC ends its thread, and waits for that, with the last channel: in any later test."""
+    grpc.aio.init_grpc_aio()
+    yield
+    grpc.aio.shutdown_grpc_aio()
 
 
 @pytest.fixture(autouse=True)
