@@ -21,7 +21,8 @@ class Project:
     """A working copy: what to build, and what changes from revision to revision.
 
     ``targets`` are the Dockerfile's where it makes several images, and empty where it makes one;
-    ``everything`` is that of the first build, where it makes more than the later ones.
+    ``everything`` is that of the first build, where it makes more than the later ones;
+    ``large_layers`` as in `Scenario`.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Project:
     arguments: dict[str, str] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
     everything: str = ""
+    large_layers: bool = False
 
     def revise(self, revision: int) -> None:
         """Make the change number ``revision``."""
@@ -87,7 +89,16 @@ def scenario(
         wanted.ballast.add(dockerfile)
     everything = EVERYTHING if wanted.ballast else ""
     changes = wanted.changes[change]
-    return Project(name, context, dockerfile, changes, dict(arguments), wanted.targets, everything)
+    return Project(
+        name,
+        context,
+        dockerfile,
+        changes,
+        dict(arguments),
+        wanted.targets,
+        everything,
+        wanted.large_layers,
+    )
 
 
 def own(context: Path, dockerfile: Path | None, change: str, scratch: Path) -> Project:

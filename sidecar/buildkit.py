@@ -31,9 +31,8 @@ class BuildStarted:
 class BuildFinished:
     """The Solve and its exports are over.
 
-    Seconds are BuildKit's own, ``ended_unix`` is by the daemon's clock; ``error`` is empty
-    for a success, and where the daemon had no room to store it. ``made``: there is a result,
-    which a success has unless its image is empty.
+    Seconds are BuildKit's own; ``error`` is empty for a success, and where the daemon had no
+    room to store it. ``made``: there is a result, which a success has unless its image is empty.
     """
 
     ref: str
@@ -41,7 +40,6 @@ class BuildFinished:
     steps_cached: int
     steps_total: int
     error: str
-    ended_unix: float
     made: bool = True
 
 
@@ -144,6 +142,5 @@ def _finished(record: control_pb2.BuildHistoryRecord) -> BuildFinished:
         steps_cached=record.numCachedSteps,
         steps_total=record.numTotalSteps,
         error=(record.error.message or "failed") if failed else "",
-        ended_unix=record.CompletedAt.ToNanoseconds() / 1e9,
         made=record.HasField("Result") or bool(record.Results),
     )

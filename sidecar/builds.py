@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -95,7 +94,7 @@ class Builds:
             return frozenset()
         for ref in known - active - self._ended:
             # On a full disk BuildKit forgets a build whose record it cannot write.
-            self._take(BuildFinished(ref, 0.0, 0, 0, _UNTOLD, time.time(), made=False))
+            self._take(BuildFinished(ref, 0.0, 0, 0, _UNTOLD, made=False))
         # It may have answered before the last of them ended.
         active -= self._ended
         for ref in active:
@@ -120,7 +119,7 @@ class Builds:
         for ref, span in self._spans.items():
             span.end("failed", error=_DIED)
             self._ended.add(ref)
-            self.finished.add(BuildFinished(ref, 0.0, 0, 0, _DIED, time.time(), made=False))
+            self.finished.add(BuildFinished(ref, 0.0, 0, 0, _DIED, made=False))
         self._spans.clear()
         self._changed()
 

@@ -70,8 +70,8 @@ class NotIdle(Exception):
     """The daemon did not hold still; the text says what came in between."""
 
 
-def expect_no_builds(active: Collection[str], doomed: str = "") -> None:
-    """Raise NotIdle if any builds are running, or with why the root is about to be given up."""
+def expect_idle(active: Collection[str], doomed: str = "") -> None:
+    """Raise NotIdle if builds are running, or with why the root is about to be given up."""
     if doomed:
         raise NotIdle(doomed)
     if active:
@@ -223,7 +223,7 @@ class Checkpointer:
         await self._daemon.api.prune(filters, max_used_space)
 
     async def _expect_idle(self) -> None:
-        expect_no_builds(await self._daemon.api.active_builds())
+        expect_idle(await self._daemon.api.active_builds())
 
     async def _capture_missing(self, state: agent_pb2.State) -> str:
         """Capture what is not in the store yet; return why something is still missing."""

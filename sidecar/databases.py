@@ -258,8 +258,8 @@ def remembered_builds(root: Path) -> frozenset[str]:
     """
     path = root / HISTORY
     try:
-        bolt.check(path)
         with bolt.Database(path) as database:
+            database.check()
             found = database.root.bucket(b"_records")
             return frozenset(ref.decode() for ref in found.values()) if found else frozenset()
     except (OSError, CorruptObject):

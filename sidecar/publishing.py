@@ -15,7 +15,7 @@ from buildsvc.cache.publication import PacksCollected
 from buildsvc.errors import BuildsvcError
 from buildsvc.log import get_logger
 from sidecar.buildkit import BuildFinished
-from sidecar.checkpoint import NotIdle, Picture, expect_no_builds
+from sidecar.checkpoint import NotIdle, Picture, expect_idle
 from sidecar.control import CheckpointReport
 from sidecar.epoch import Epoch
 from sidecar.publish import Publisher
@@ -165,7 +165,7 @@ class Publishing:
             try:
                 # Of builds that end from now until the picture begins nobody could say whether it
                 # has them.
-                expect_no_builds(active, self._epoch.doomed)
+                expect_idle(active, self._epoch.doomed)
                 # Builds that end from here on are not in the picture.
                 ended = self._ended
                 picture, generation = await self._take_and_publish(span)

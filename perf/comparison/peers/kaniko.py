@@ -9,8 +9,9 @@ what Kubernetes mounts. The options are those of its README:
 - ``--snapshot-mode=redo`` ("up to 50% faster than full"), with which Kaniko itself measures
   (``integration/benchmark_fs/cloudbuild.yaml``);
 - ``--skip-unused-stages``: else a target's image costs all stages before it in the file;
-- not ``--compressed-caching=false``, which "will increase the runtime of the build", nor
-  ``--single-snapshot``, which leaves one layer, so that nothing of a change is cached, nor
+- ``--compressed-caching=false`` for layers of gigabytes alone ("especially for large builds"): it
+  "will increase the runtime of the build", and without it 23 GB are not enough for ``manyfiles``;
+- not ``--single-snapshot``, which leaves one layer, so that nothing of a change is cached, nor
   ``--cache-dir``, a volume that outlives the pod;
 - not ``--use-new-run``, "experimental", with "potential for missed files": it was no faster here.
 
@@ -105,6 +106,7 @@ class Kaniko(Peer):
             *(f"--build-arg={name}={value}" for name, value in job.arguments.items()),
             *("--insecure", f"--insecure-registry={host}"),
             *("--cache=true", f"--cache-repo={host}/{self._repository()}"),
+            *(["--compressed-caching=false"] if self.place.project.large_layers else ()),
             *("--cache-copy-layers=true", "--snapshot-mode=redo", "--skip-unused-stages=true"),
         ]
 

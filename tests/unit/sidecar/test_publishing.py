@@ -34,8 +34,8 @@ from sidecar.status import Status
 from tests.unit.cache.fakes import make_root
 from tests.unit.sidecar.test_locate import MINE, newer_head
 
-OK = BuildFinished("ref", 12.5, 1, 2, "", ended_unix=1.0)
-FAILED = BuildFinished("ref", 1.0, 0, 2, "exit code: 1", ended_unix=1.0)
+OK = BuildFinished("ref", 12.5, 1, 2, "")
+FAILED = BuildFinished("ref", 1.0, 0, 2, "exit code: 1")
 
 
 def broken(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:

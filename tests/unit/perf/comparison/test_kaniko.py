@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -116,6 +117,13 @@ def test_a_dockerfile_without_mounts_is_preferred(where: Place) -> None:
     assert "--dockerfile=/workspace/Dockerfile.plain" in Kaniko(where).arguments(
         where.project.job(IMAGE)
     )
+
+
+def test_large_layers_are_not_compressed_in_memory(where: Place) -> None:
+    uncompressed = "--compressed-caching=false"
+    assert uncompressed not in Kaniko(where).arguments(where.project.job(IMAGE))
+    where.project = replace(where.project, large_layers=True)
+    assert uncompressed in Kaniko(where).arguments(where.project.job(IMAGE))
 
 
 @pytest.fixture
