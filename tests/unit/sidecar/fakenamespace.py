@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import grpc.aio
 
@@ -23,19 +22,6 @@ from sidecar.guardclient import (
 from sidecar.paths import EpochPaths
 from tests.unit.sidecar.fakeagent import Context, FakeAgent
 from tests.unit.sidecar.fakedaemon import FakeDaemon
-
-
-@contextmanager
-def grpc_kept() -> Iterator[None]:
-    """Keep gRPC's thread while epochs come and go.
-
-    It ends with the last channel, wherever that is collected, and whoever does it waits for it.
-    """
-    grpc.aio.init_grpc_aio()
-    try:
-        yield
-    finally:
-        grpc.aio.shutdown_grpc_aio()
 
 
 class LivingAgent(FakeAgent):

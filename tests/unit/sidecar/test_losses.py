@@ -27,7 +27,7 @@ from sidecar.settings import Settings
 from sidecar.status import Status
 from tests.unit.cache.fakes import MemoryStore
 from tests.unit.sidecar.fakeagent import generation
-from tests.unit.sidecar.fakenamespace import FakeNamespace, grpc_kept
+from tests.unit.sidecar.fakenamespace import FakeNamespace
 from tests.unit.sidecar.test_locate import MINE
 
 CONTENT = b"L" * 100
@@ -112,10 +112,9 @@ def paths(settings: Settings) -> EpochPaths:
 
 @pytest_asyncio.fixture
 async def scene(settings: Settings, paths: EpochPaths) -> AsyncIterator[Scene]:
-    with grpc_kept():
-        it = Scene(settings, paths)
-        yield it
-        await it.epoch.close(0)
+    it = Scene(settings, paths)
+    yield it
+    await it.epoch.close(0)
 
 
 def found(root: cache_pb2.Root) -> Found:

@@ -12,7 +12,6 @@ import pytest_asyncio
 from sidecar import lifecycle
 from sidecar.rootdir import locked
 from sidecar.settings import Settings
-from tests.unit.sidecar.fakenamespace import grpc_kept
 from tests.unit.sidecar.lifecycles.world import BUILDKITD, HERE, World
 
 
@@ -47,8 +46,7 @@ def listener() -> Iterator[socket.socket]:
 async def world(
     settings: Settings, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[World]:
-    with grpc_kept():
-        async with locked(settings.root, asyncio.Event()) as root:
-            it = World(settings, root, listener)
-            monkeypatch.setattr(lifecycle, "Namespace", it.namespace)
-            yield it
+    async with locked(settings.root, asyncio.Event()) as root:
+        it = World(settings, root, listener)
+        monkeypatch.setattr(lifecycle, "Namespace", it.namespace)
+        yield it
