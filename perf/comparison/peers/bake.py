@@ -23,7 +23,8 @@ _BUILDER = "ci"
 class Bake(Job):
     """All images; ``image`` is what their names begin with, and their tag.
 
-    ``options`` override what the file says, such as ``TARGET.cache-to=…``.
+    ``arguments`` are the file's variables; ``options`` override what it says, such as
+    ``TARGET.cache-to=…``.
     """
 
     def command(self, client: Sequence[str], metadata: Path) -> list[str]:
@@ -32,10 +33,11 @@ class Bake(Job):
         variables = {"REGISTRY": registry, "TAG": tag, "DOCKERFILE": self.dockerfile.name}
         variables |= self.arguments
         form = f",{self.form}" if self.form else ""
+        allowed = ["--allow=network.host"] if variables.get("NETWORK") == "host" else []
         return [
             *("env", f"--chdir={self.context}"),
             *(f"{name}={value}" for name, value in variables.items()),
-            *(*client, "bake", "--progress=rawjson", f"--metadata-file={metadata}"),
+            *(*client, "bake", "--progress=rawjson", f"--metadata-file={metadata}", *allowed),
             *("--file=docker-bake.hcl", f"--set=*.output=type=image,push=true{form}"),
             *(f"--set={each}" for each in self.options),
         ]

@@ -144,7 +144,8 @@ class Docker(BuildKit):
         """With buildx."""
         job = super().job(first=first)
         if isinstance(job, Bake):
-            return replace(job, options=(*job.options, "*.network=host"))
+            # Not ``--set=*.network=host``: buildx 0.37.2 drops the value of that one.
+            return replace(job, arguments={**job.arguments, "NETWORK": "host"})
         return BuildxJob(**vars(job))
 
     def built(self, daemon: Daemon, job: Job) -> Built:

@@ -6,6 +6,8 @@ variable "BASE" { default = "base/golang:latest" }
 variable "RUNTIME" { default = "base/debian:bookworm" }
 # Dockerfile.plain has no cache mounts.
 variable "DOCKERFILE" { default = "Dockerfile" }
+# Of the RUN steps; "host" has to be allowed.
+variable "NETWORK" { default = "default" }
 
 group "default" { targets = ["go", "python"] }
 group "go" { targets = ["gateway", "catalog", "orders", "payments", "stock"] }
@@ -21,6 +23,7 @@ target "image" {
   }
   dockerfile = DOCKERFILE
   target     = image
+  network    = NETWORK
   args       = { BASE = BASE, RUNTIME = RUNTIME }
   tags       = ["${REGISTRY}/${image}:${TAG}"]
 }
