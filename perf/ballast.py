@@ -57,8 +57,8 @@ class Ballast:
 
 #: By the names of their scenarios. No machine here could hold the last one.
 BALLAST = {
-    "cache-0.1gb": Ballast(4, 10),
-    "cache-1gb": Ballast(18, 50),
-    "cache-10gb": Ballast(98, 100),
-    "cache-100gb": Ballast(100, 1000, holes=True),
+    "cache-0.1gb": Ballast(10, 10),
+    "cache-1gb": Ballast(19, 50),
+    "cache-10gb": Ballast(95, 100),
+    "cache-100gb": Ballast(95, 1000, holes=True),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,10 @@ from typing import Any
 
 from perf.daemon import BoundWatch, Daemon, arguments
 from perf.host import PerfError, free_port, own_network, sidecar_environment
+
+_OPERATIONS = re.compile(
+    r'^buildsvc_sidecar_store_operations_total\{operation="(\w+)"\} (\S+)$', re.MULTILINE
+)
 
 _ENDPOINT_WITHIN = 10.0
 
@@ -98,6 +103,16 @@ class Pod(Daemon):
         except (OSError, ValueError) as error:
             self.check()
             raise PerfError(f"{url} does not answer: {error}\n{self.log_end()}") from error
+
+    def store_requests(self) -> dict[str, int]:
+        """Return how many requests the store has had, by operation. Raises PerfError."""
+        url = f"{self.status_url}/metrics"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                text = answer.read().decode()
+        except OSError as error:
+            raise PerfError(f"{url} does not answer: {error}\n{self.log_end()}") from error
+        return {name: int(float(count)) for name, count in _OPERATIONS.findall(text)}
 
     def wait_ready(self, within: float = 60.0) -> None:
         """Run ``sidecar wait-ready``. Raises PerfError."""

@@ -51,7 +51,7 @@ class Downloads:
     """Fetches segments and trees to files, and small contents to memory.
 
     A tree stays staged until its object is laid out, which needs segments: so trees have
-    ``trees``, slots and bytes of their own, and never wait for one another's segments.
+    ``trees``, bytes of their own, and never wait for one another's segments.
     ``losses`` learns what turns out missing, cut short or corrupt.
     """
 
@@ -73,7 +73,8 @@ class Downloads:
     ) -> Self:
         """Return downloads whose files have at most ``limit`` bytes, a quarter of them trees.
 
-        A tree or a segment that has more is staged when no other is.
+        A part of either is the rest's. A tree that is larger than all bytes of its kind is staged
+        when no other of that kind is, so there may be two of them.
         """
         trees = limit // _TREES
         segments = limit - trees
@@ -93,8 +94,8 @@ class Downloads:
 
     def hurry(self) -> None:
         """Look again at what waits: something has become more urgent."""
-        self._slots.admit()
-        self._trees.admit()
+        self._slots.hurry()
+        self._trees.hurry()
 
     async def segment(self, plan: SegmentPlan, urgency: AskUrgency) -> Staged:
         """Download one segment to a file; its bytes stay accounted until it is ``released``.
@@ -127,8 +128,11 @@ class Downloads:
         size = sum(at.length for at in locations)
         path = self._staging / f"tree-{next(self._names)}"
         async with self._trees.download(size, urgency) as released:
-            await self._write_content(locations, urgency, path)
+            # Only the bytes. A slot that it kept while its chunks wait, as those of the rest may
+            # for a whole build, would be missing to what is needed.
+            pass
         try:
+            await self._write_content(locations, urgency, path)
             yield path
         finally:
             try:
@@ -140,16 +144,9 @@ class Downloads:
         self, locations: Sequence[Location], urgency: AskUrgency, path: Path
     ) -> None:
         starts = list(itertools.accumulate((at.length for at in locations), initial=0))
-        descriptor = _create(path)
-        try:
-            async with aclosing(self._verified(locations, urgency)) as verified:
-                async for index, data in verified:
-                    await _finished(write_at, descriptor, data, starts[index])
-        except BaseException:
-            await asyncio.to_thread(path.unlink)
-            raise
-        finally:
-            os.close(descriptor)
+        async with aclosing(self._verified(locations, urgency)) as verified:
+            async for index, data in verified:
+                await _finished(_put, path, data, starts[index])
 
     async def _verified(
         self, locations: Iterable[Location], urgency: AskUrgency
@@ -201,6 +198,15 @@ class Downloads:
 def _create(path: Path) -> int:
     """Create a file; not in a thread: one that is cancelled would leave descriptor and file."""
     return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+
+
+def _put(path: Path, data: bytes, at: int) -> None:
+    """Write a part of a file; no descriptor is open while the next part is waited for."""
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    try:
+        write_at(descriptor, data, at)
+    finally:
+        os.close(descriptor)
 
 
 async def _finished(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:

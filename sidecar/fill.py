@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import grpc.aio
@@ -62,6 +63,7 @@ class Fill:
         #: The loop's time when the first segment had been downloaded.
         self.began: float | None = None
         self._all_served = asyncio.Event()
+        self._hurried = asyncio.Event()
         self._opened = asyncio.Event()
         # gRPC takes one write at a time.
         self._writing = asyncio.Lock()
@@ -80,6 +82,10 @@ class Fill:
         async with self._downloads.tree(self._content.tree, self._urgency) as path:
             self._tree = str(path)
             await self._lay_out()
+
+    def hurry(self) -> None:
+        """Tell the agent, which may have the segments already, that it has become more urgent."""
+        self._hurried.set()
 
     async def _lay_out(self) -> None:
         try:
@@ -114,7 +120,10 @@ class Fill:
             await self._call.write(agent_pb2.FillRequest(header=header))
             self._opened.set()
             answers = group.create_task(self._answers(group))
+            hurrying = group.create_task(self._hurry())
             await self._all_served.wait()
+            self._hurried.set()
+            await hurrying
             await self._call.done_writing()
             await answers
         finally:
@@ -135,10 +144,22 @@ class Fill:
             self.began = asyncio.get_running_loop().time()
         await self._opened.wait()
         async with self._writing:
-            if (urgency := self._urgency()) < self._told:
-                self._told = urgency
-                await self._call.write(agent_pb2.FillRequest(priority=urgency))
+            await self._tell()
             await self._call.write(agent_pb2.FillRequest(segment=plan.staged(staged.path)))
+
+    async def _hurry(self) -> None:
+        while not self._all_served.is_set():
+            await self._hurried.wait()
+            self._hurried.clear()
+            # If the call has ended meanwhile, its answers say how.
+            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                async with self._writing:
+                    await self._tell()
+
+    async def _tell(self) -> None:
+        if (urgency := self._urgency()) < self._told and not self._all_served.is_set():
+            self._told = urgency
+            await self._call.write(agent_pb2.FillRequest(priority=urgency))
 
     async def _answers(self, group: asyncio.TaskGroup) -> None:
         async for answer in self._call:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
@@ -114,18 +115,19 @@ class Plan:
 
     def traced(self) -> list[ObjectKey]:
         """Objects that the last build used, the likeliest first."""
-        recent, _ = trace_parts(self.root.trace)
-        return list(self._used(recent))
+        return list(self._used(trace_parts(self.root.trace).likely))
 
     def rest(self, traced: Sequence[ObjectKey]) -> list[ObjectKey]:
         """Everything else: what that build made, what those before it used, the smallest first.
 
-        Snapshots come before blobs.
+        Snapshots come before blobs. What is left behind is in it only where something else needs
+        it: a cache has more of it with each build.
         """
-        _, earlier = trace_parts(self.root.trace)
-        order = self._used(earlier)
+        parts = trace_parts(self.root.trace)
+        order = self._used((*parts.made, *parts.earlier))
+        behind = self._used(parts.left_behind).keys() - order.keys()
         left = sorted(self.contents, key=lambda key: (key.is_blob, self.contents[key].stored))
-        order |= dict.fromkeys(left)
+        order |= dict.fromkeys(key for key in left if key not in behind)
         named = set(traced)
         return [key for key in order if key not in named]
 
@@ -154,7 +156,19 @@ class Plan:
         return chain[::-1]
 
 
-def trace_parts(trace: cache_pb2.Trace) -> tuple[list[str], list[str]]:
+class TraceParts(NamedTuple):
+    """Names in the order of a trace: what the next build is expected to ask for, and what not."""
+
+    likely: list[str]
+    #: By the pod that published it.
+    made: list[str]
+    #: What pods before it used.
+    earlier: list[str]
+    #: What a pod before it made, and the next one did not ask for.
+    left_behind: list[str]
+
+
+def trace_parts(trace: cache_pb2.Trace) -> TraceParts:
     """Return what the publishing pod used, and what is less likely; the likeliest first.
 
     A pod that started without a cache used layers in the order in which they were built, so
@@ -162,8 +176,10 @@ def trace_parts(trace: cache_pb2.Trace) -> tuple[list[str], list[str]]:
     themselves.
     """
     used = list(trace.used)
-    recent = max(len(used) - trace.earlier, 0)
-    parts = used[:recent], used[recent:]
+    made = max(len(used) - trace.earlier, 0)
+    earlier = min(made + trace.made, len(used))
+    left_behind = max(len(used) - trace.left_behind, earlier)
+    likely = used[:made]
     if trace.cold:
-        parts[0].reverse()
-    return parts
+        likely.reverse()
+    return TraceParts(likely, used[made:earlier], used[earlier:left_behind], used[left_behind:])

@@ -18,22 +18,35 @@ def merged_trace(picture: Picture, restored: cache_pb2.Root | None) -> cache_pb2
 
     What this pod used of what it restored comes first, in its order. What it made follows,
     since the change that it was made for is likely to be followed by another one, and then
-    what only earlier pods used, as long as it is still there. A pod that used nothing that
-    is left thus keeps what is known.
+    what only earlier pods used, as long as it is still there. Last comes what an earlier pod
+    made and this one did not ask for. A pod that used nothing that is left keeps what is known.
     """
-    here = {info.name for info, _ in picture.snapshots} | {blob.digest for blob in picture.blobs}
+    here = dict.fromkeys(info.name for info, _ in picture.snapshots)
+    here |= dict.fromkeys(blob.digest for blob in picture.blobs)
     used = [name for name in picture.used if name in here]
     if restored is None:
         return cache_pb2.Trace(cold=True, used=used)
-    recent, earlier = trace_parts(restored.trace)
+    before = trace_parts(restored.trace)
     known = {snapshot.info.name for snapshot in restored.snapshots}
     known |= {blob.digest for blob in restored.blobs}
-    made = [name for name in used if name not in known]
-    likely = [name for name in used if name in known] or made
-    likely = likely or [name for name in recent if name in here]
-    order = dict.fromkeys((*likely, *made, *recent, *earlier))
-    names = [name for name in order if name in here]
-    return cache_pb2.Trace(used=names, earlier=len(names) - len(likely))
+    # Also what it made and has not read again, such as a layer's blob.
+    made = [name for name in (*used, *here) if name not in known]
+    if used:
+        likely = [name for name in used if name in known] or used
+        behind = [*before.made, *before.left_behind]
+    else:
+        # Nothing was asked for: that says nothing of what the pod before has made.
+        likely, behind = before.likely, before.left_behind
+        made += before.made
+    earlier = [*before.likely, *before.earlier]
+    order: dict[str, None] = {}
+    counts: list[int] = []
+    for part in likely, made, earlier, behind:
+        had = len(order)
+        order |= dict.fromkeys(name for name in part if name in here)
+        counts.append(len(order) - had)
+    _, newly, _, left_behind = counts
+    return cache_pb2.Trace(used=order, earlier=sum(counts[1:]), made=newly, left_behind=left_behind)
 
 
 class Publisher:

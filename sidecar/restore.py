@@ -62,8 +62,20 @@ class _Object:
             if self.span is not None:
                 # A prefetch under way: whoever looks now sees what the build waits for.
                 self.span.note(why=self.why)
-        if self.sibling is not None and self.sibling.urgency > urgency:
-            self.sibling.hurry(urgency)
+        sibling = self.sibling
+        # A demand does not wait for a sibling that takes longer than itself.
+        if (
+            sibling is not None
+            and sibling.urgency > urgency
+            and (urgency is not Urgency.DEMAND or self.waits_for(sibling))
+        ):
+            sibling.hurry(urgency)
+        if self.fill is not None:
+            self.fill.hurry()
+
+    def waits_for(self, sibling: _Object) -> bool:
+        """Whether a sibling that is being fetched will be there before this could be."""
+        return sibling.remaining <= self.content.stored
 
     @property
     def failed(self) -> bool:
@@ -198,8 +210,9 @@ class Restorer:
         await self._running.wait()
         for item in chosen:
             # Not after what may never be needed.
-            self._hurry(item, Urgency.TRACE)
+            item.hurry(Urgency.TRACE)
             self._start(item)
+        self._downloads.hurry()
         while not all(item.done for item in chosen):
             failed = [item for item in chosen if item.failed]
             unknown = [item for item in failed if not self._lacks(item)]
@@ -241,7 +254,8 @@ class Restorer:
         others = [self._objects[key] for key in self._siblings.get(item.key, ())]
         local = (other for other in others if other.done)
         item.sibling = next(local, next((other for other in others if other.running), None))
-        self._hurry(item, item.urgency)
+        if item.sibling is not None:
+            self._hurry(item, item.urgency)
         # The fetch as it is now: another one, after a failure, might wait for this object.
         arrival = None if item.sibling is None else item.sibling.task
         fetch = self._fetch(item, arrival)
@@ -300,7 +314,7 @@ class Restorer:
             await asyncio.wait([fetch, demanded], return_when=asyncio.FIRST_COMPLETED)
         finally:
             demanded.cancel()
-        if not fetch.done() and sibling.remaining <= item.content.stored:
+        if not fetch.done() and item.waits_for(sibling):
             await asyncio.wait([fetch], timeout=_SIBLINGS_PART * self._demand_timeout)
 
     async def _fetch(self, item: _Object, arrival: asyncio.Task[None] | None) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from enum import IntEnum
 from functools import partial
+from typing import NamedTuple
 
 
 class Urgency(IntEnum):
@@ -18,8 +20,8 @@ class Urgency(IntEnum):
     REST = 2
 
 
-#: Asked again each time a slot is free, since a prefetched object may be demanded while its
-#: segments wait.
+#: Asked again after `Slots.hurry`, since a prefetched object may be demanded while its segments
+#: wait. It never becomes less urgent.
 AskUrgency = Callable[[], Urgency]
 
 
@@ -34,12 +36,18 @@ class _Budget:
         return not self.staged or self.staged + size <= self._limit
 
 
+class _Waiter(NamedTuple):
+    urgency: AskUrgency
+    size: int
+    turn: asyncio.Future[_Budget]
+
+
 class Slots:
     """A semaphore over two amounts, downloads and staged bytes, with priorities.
 
     The rest has bytes of its own: it can be held back at any time, and nothing that is needed
-    waits for what it has staged. An acquisition larger than a whole budget is let through alone,
-    so that no segment can wait for ever.
+    waits for what it has staged. An acquisition larger than all bytes of its kind is let through
+    when that kind has nothing else staged, so that nothing can wait for ever.
     """
 
     def __init__(self, downloads: int, staged_bytes: int, rest_bytes: int) -> None:
@@ -50,7 +58,8 @@ class Slots:
         self._held = False
         self._running = 0
         self._order = itertools.count()
-        self._waiting: dict[int, tuple[AskUrgency, int, asyncio.Future[_Budget]]] = {}
+        #: By urgency, those who came first before the others: there may be thousands of them.
+        self._waiting: dict[Urgency, dict[int, _Waiter]] = {urgency: {} for urgency in Urgency}
 
     @property
     def staged(self) -> int:
@@ -62,17 +71,16 @@ class Slots:
         """Hold a download slot; ``size`` bytes stay accounted until the result is called."""
         ticket = next(self._order)
         turn: asyncio.Future[_Budget] = asyncio.get_running_loop().create_future()
-        self._waiting[ticket] = (urgency, size, turn)
-        self.admit()
+        self._waiting[urgency()][ticket] = _Waiter(urgency, size, turn)
+        self._admit()
         try:
             budget = await turn
         except asyncio.CancelledError:
-            self._waiting.pop(ticket, None)
-            # Its turn may have come just before; a turn that was cancelled never comes,
-            # even when somebody else's end has taken it out of the queue meanwhile.
+            # Its turn may have come just before; a turn that was cancelled never comes.
             if not turn.cancelled():
                 self._running -= 1
-                self._unstage(turn.result(), size)
+                turn.result().staged -= size
+            self._admit()
             raise
         try:
             yield partial(self._unstage, budget, size)
@@ -81,29 +89,42 @@ class Slots:
             raise
         finally:
             self._running -= 1
-            self.admit()
+            self._admit()
 
     def hold_rest(self, *, held: bool) -> None:
         """Let none of the rest begin while it is held."""
         self._held = held
-        self.admit()
+        self._admit()
+
+    def hurry(self) -> None:
+        """Ask everything that waits how urgent it is now."""
+        risen: defaultdict[Urgency, dict[int, _Waiter]] = defaultdict(dict)
+        for before, queue in self._waiting.items():
+            for ticket, waiter in list(queue.items()):
+                if (now := waiter.urgency()) < before:
+                    risen[now][ticket] = queue.pop(ticket)
+        for now, waiters in risen.items():
+            self._waiting[now] = dict(sorted((self._waiting[now] | waiters).items()))
+        self._admit()
 
     def _unstage(self, budget: _Budget, size: int) -> None:
         budget.staged -= size
-        self.admit()
+        self._admit()
 
-    def admit(self) -> None:
-        """Let begin what may; also when something that waits has become more urgent."""
-        while self._waiting and self._running < self._downloads:
-            ticket = min(self._waiting, key=lambda t: (self._waiting[t][0](), t))
-            urgency, size, turn = self._waiting[ticket]
-            rest = urgency() is Urgency.REST
+    def _admit(self) -> None:
+        for urgency, queue in self._waiting.items():
+            rest = urgency is Urgency.REST
             budget = self._rest if rest else self._needed
-            if (rest and self._held) or not budget.fits(size):
-                return
-            del self._waiting[ticket]
-            if turn.cancelled():
-                continue
-            self._running += 1
-            budget.staged += size
-            turn.set_result(budget)
+            while queue:
+                ticket, (_, size, turn) = next(iter(queue.items()))
+                if turn.cancelled():
+                    del queue[ticket]
+                    continue
+                if self._running >= self._downloads or not budget.fits(size):
+                    return
+                if rest and self._held:
+                    return
+                del queue[ticket]
+                self._running += 1
+                budget.staged += size
+                turn.set_result(budget)

@@ -73,7 +73,7 @@ def _sitting(known: list[Record]) -> int:
     this = {
         "unix": time.time(),
         # Not where on this machine the files lie.
-        "command": [_ABSOLUTE.sub("", word) for word in (sys.executable, *sys.orig_argv[1:])],
+        "commands": [[_ABSOLUTE.sub("", word) for word in (sys.executable, *sys.orig_argv[1:])]],
         "commit": host.revision(),
         "machine": host.machine(),
         "versions": host.versions() | peers_versions(),
@@ -81,6 +81,7 @@ def _sitting(known: list[Record]) -> int:
     told = json.loads(json.dumps(this))
     for number, one in enumerate(known):
         if all(one[what] == told[what] for what in ("commit", "machine", "versions")):
+            one["commands"] += [each for each in told["commands"] if each not in one["commands"]]
             return number
     known.append(told)
     return len(known) - 1

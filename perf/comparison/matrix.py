@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from perf.ballast import BALLAST
-from perf.comparison.names import CROWDS, IN_CROWDS, PEERS, PLAIN, SCENARIOS, crowd, crowd_of
+from perf.comparison.names import CROWDS, DANCE, IN_CROWDS, PEERS, PLAIN, SCENARIOS, crowd, crowd_of
 from perf.network import LINKS
 
 CHANGES = ("line", "dependency", "dockerfile", "nothing", "base")
@@ -27,6 +27,7 @@ _SHARES: Mapping[str, tuple[float, float, float]] = {
     "buildkit-registry-zstd": (1.4, 0.25, 3.0),
     "buildkit-registry-gzip": (1.6, 0.25, 3.0),
     "buildkit-registry-plain": (1.4, 0.4, 3.0),
+    "buildkit-cache-dance": (1.6, 0.25, 6.0),
     "buildkit-inline": (1.1, 0.6, 3.0),
     "buildkit-local": (1.4, 0.3, 3.0),
     "buildkit-s3-zstd": (1.5, 0.25, 3.0),
@@ -119,8 +120,9 @@ def matrix() -> list[Cell]:
 
 
 def _taking_part(scenario: str) -> tuple[str, ...]:
-    """The peers of a base cell: one Dockerfile is not compared with itself."""
-    return tuple(peer for peer in PEERS if (scenario, peer) != ("manyfiles", PLAIN))
+    """The peers of a base cell: what differs in cache mounts alone needs some."""
+    without = (PLAIN, DANCE) if scenario == "manyfiles" else ()
+    return tuple(peer for peer in PEERS if peer not in without)
 
 
 def quick() -> list[Cell]:

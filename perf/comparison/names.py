@@ -7,15 +7,17 @@ from collections.abc import Iterable, Sequence
 OURS = "buildsvc"
 #: Builds for the first time in every round.
 FIRST = "buildsvc-first"
-NO_START, HEAD_START = "buildsvc-0s", "buildsvc-20s"
+NO_START, SOME_START, HEAD_START = "buildsvc-0s", "buildsvc-5s", "buildsvc-20s"
 WARM, COLD = "warm", "buildkit-cold"
 #: By the Dockerfile without cache mounts.
 PLAIN = "buildkit-registry-plain"
+#: With cache mounts that are carried from pod to pod.
+DANCE = "buildkit-cache-dance"
 
 #: In the order in which they are shown; what was kept on a node stands together.
 PEERS = (
-    *(FIRST, NO_START, "buildsvc-5s", HEAD_START, WARM, "dind-kept", COLD),
-    *("buildkit-registry-zstd", "buildkit-registry-gzip", PLAIN),
+    *(FIRST, NO_START, SOME_START, HEAD_START, WARM, "dind-kept", COLD),
+    *("buildkit-registry-zstd", "buildkit-registry-gzip", PLAIN, DANCE),
     *("buildkit-inline", "buildkit-local", "buildkit-s3-zstd", "buildkit-s3-gzip"),
     *("kaniko", "dind-cold", "dind-cache-from", "buildah"),
 )

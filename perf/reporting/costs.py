@@ -21,6 +21,8 @@ from perf.reporting.tables import table
 
 PEERS = (NO_START, HEAD_START, "buildkit-registry-zstd", "buildkit-s3-zstd")
 
+#: Operations of the store that are requests of the PUT kind; deleting costs nothing.
+_PUTS = ("put", "put_file", "create", "list")
 _GB = 1e9
 _MONTH_DAYS = 30
 
@@ -121,7 +123,7 @@ def month(cell: Cell, peer: str, values: Mapping[str, float]) -> Month | None:
     received = statistics.median(record.received_bytes for record in rebuilds)
     added = sent * builds * values["kept_days"] / _MONTH_DAYS
     stored_gb = (statistics.median(stored) * values["caches"] + added) / _GB
-    puts = builds * _requests(sent, values)
+    puts = builds * statistics.median(_puts(record, values) for record in rebuilds)
     gets = builds * statistics.median(_gets(record, values) for record in rebuilds)
     sent_gb, received_gb = sent * builds / _GB, received * builds / _GB
     storage = stored_gb * values["storage"]
@@ -137,12 +139,17 @@ def _requests(size: float, values: Mapping[str, float]) -> float:
     return values["requests"] + size / (values["object_mb"] * 1e6)
 
 
+def _puts(record: Record, values: Mapping[str, float]) -> float:
+    if record.requests is None:
+        return _requests(record.sent_bytes, values)
+    return sum(count for name, count in record.requests.items() if name in _PUTS)
+
+
 def _gets(record: Record, values: Mapping[str, float]) -> float:
-    reckoned = _requests(record.received_bytes, values)
-    if record.objects is None:
-        return reckoned
-    # An object that is read in several ranges is one of these.
-    return max(reckoned, values["requests"] + sum(record.objects.values()))
+    if record.requests is None:
+        return _requests(record.received_bytes, values)
+    free = (*_PUTS, "delete")
+    return sum(count for name, count in record.requests.items() if name not in free)
 
 
 def section(book: Book, settings: Sequence[str] = ()) -> list[str]:
@@ -171,11 +178,11 @@ def section(book: Book, settings: Sequence[str] = ()) -> list[str]:
 
 
 _MODEL = (
-    "A model, not a bill: bytes of a rebuild and of the first build's cache are measured, all else"
-    " is assumed below. Every byte over the link counts as the bucket's, those of the image among"
-    " them. A GB has 10⁹ bytes. A registry's or S3 cache is read by each of these builds and"
-    " written by none, which favours those; buildsvc publishes after each. Free quotas, discounts"
-    " and the registry's own price are left out."
+    "A model, not a bill: bytes of a rebuild and of the first build's cache are measured, and so"
+    " are buildsvc's requests; all else is assumed below. Every byte over the link counts as the"
+    " bucket's, those of the image among them. A GB has 10⁹ bytes. A registry's or S3 cache is"
+    " read by each of these builds and written by none, which favours those; buildsvc publishes"
+    " after each. Free quotas, discounts and the registry's own price are left out."
 )
 
 

@@ -22,14 +22,14 @@ def verdict_table(found: Iterable[Verdict]) -> list[str]:
         )
         for verdict in found
     ]
-    lines = table(("geometric mean over the scenarios", "found", "rounds", "limit", ""), rows)
+    lines = table(("geometric mean over the scenarios", "found", "rounds", "limit", "kept"), rows)
     lacking: dict[tuple[str, ...], list[str]] = {}
     for verdict in found:
         if verdict.missing:
             lacking.setdefault(verdict.missing, []).append(verdict.name)
     for missing, names in lacking.items():
-        whose = "None of them" if len(names) == len(found) > 1 else ", ".join(names)
-        lines.append(f"- {whose}: not judged. {'; '.join(missing)}.")
+        whose = "all of them" if len(names) == len(found) > 1 else ", ".join(names)
+        lines.append(f"- Not judged yet: {whose}, for want of {'; '.join(missing)}.")
     for verdict in found:
         if verdict.remarks:
             lines.append(f"- {verdict.name}: {'; '.join(verdict.remarks)}.")
@@ -38,7 +38,7 @@ def verdict_table(found: Iterable[Verdict]) -> list[str]:
 
 def _word(verdict: Verdict) -> str:
     if verdict.met is None:
-        return "not measured" if verdict.found is None else "not all measured"
+        return "not measured" if verdict.found is None else f"{verdict.so_far}; not all measured"
     word = "met" if verdict.met else "**missed**"
     return word if verdict.sure else f"{word}; the limit lies within the interval"
 

@@ -1,4 +1,4 @@
-"""What no pod without a head start can be quicker than: its bytes over the link, then the build."""
+"""What the link alone takes for the bytes of a pod without a head start, and the build after it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from perf.reporting.tables import NOTHING, table
 
 _MB = 1e6
 _TEXT = (
-    "A changed step needs the layers below it, and a pod without a head start has none. Even one"
-    " that starts in no time, and unpacks while it receives, cannot be quicker than the link,"
-    " unless steps run before their layers are there:"
+    "A changed step needs the layers below it, and a pod without a head start has none. What it"
+    " received, at the link's rate, and then the warm daemon's build: roughly what a pod would need"
+    " that starts in no time and unpacks while it receives. Fewer bytes, or steps that run while"
+    " layers of others arrive, would be quicker:"
 )
 
 
@@ -34,7 +35,7 @@ class Floor:
 
     @property
     def seconds(self) -> float:
-        """Of a pod that starts in no time, and whose every byte but the last is free."""
+        """Of a pod that starts in no time, whose every byte but the last is free."""
         return self.link_seconds + self.warm_seconds
 
 

@@ -56,13 +56,16 @@ def markdown(book: Book) -> str:
 _BASE = "A change of one line in a fresh pod, at 1 Gbit/s"
 _MEMORY = "The machine gave free memory back to its host: fresh pods had to get it again."
 _FIRST = (
-    "Nothing is cached, and the cache is written: by buildsvc beside and after the build, by the"
-    " other ones before the build's end."
+    "Nothing is cached. Who has a cache writes it: buildsvc beside and after the build,"
+    " buildkit-local's tar after it, the others before the build's end."
 )
 
 
 _METHOD = (
-    "Medians, with 95 % intervals of bootstrap percentiles (2000 resamples). No round is left out."
+    "Medians, with 95 % intervals of bootstrap percentiles (2000 resamples); of five rounds or"
+    " fewer that is the smallest and the largest value, and of three it has the true median three"
+    " times in four. No round is left out. Received and sent is what passed between builders and"
+    " services: packages from outside are in neither, nor is their way shaped."
     " With a head start every peer's daemon would be up too, so what stands beside buildsvc-5s and"
     " buildsvc-20s is the build alone; beside buildsvc-0s it is the time from the start of the"
     " pod's first process. The warm daemon has no pod that would start: its build alone counts."
@@ -87,11 +90,12 @@ def _sitting(sitting: Sitting) -> list[str]:
     when = time.strftime("%Y-%m-%d", time.gmtime(sitting.unix))
     machine = sitting.machine
     memory = machine.get("memory_bytes", 0) / 2**30
+    commands = ", ".join(f"`{shlex.join(command)}`" for command in sitting.commands)
     # Some programs say theirs in several lines.
     said = {name: " ".join(version.split()) for name, version in sitting.versions.items()}
     versions = ", ".join(f"{name} ({version})" for name, version in sorted(said.items()))
     return [
-        f"Measured on {when} at commit `{sitting.commit}`, by `{shlex.join(sitting.command)}`.",
+        f"Measured on {when} at commit `{sitting.commit}`, by {commands}.",
         f"{machine.get('cpus', '?')} processors ({machine.get('cpu', 'unknown')}),",
         f"{memory:.0f} GiB of memory, kernel {machine.get('kernel', 'unknown')}.",
         *([_MEMORY] if machine.get("gives_memory_back") else []),
@@ -163,7 +167,7 @@ def _label(name: str, cell: Cell, axis: Axis) -> str:
     if axis == "network":
         return f"{cell.network} ({_link(cell)})"
     if axis == "size":
-        size = f"{cell.at_rest() / 1e9:.1f} GB"
+        size = f"{cell.at_rest() / 1e9:.3g} GB"
         return f"{size} (simulated)" if cell.simulated else size
     if axis == "mounts":
         return "with" if cell.mounts else "without"

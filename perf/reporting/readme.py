@@ -25,6 +25,14 @@ from perf.reporting.wins import wins
 RESULTS = Path("perf", "results", "base.json")
 BEGIN = "<!-- results: written by `python -m perf.reporting.readme` from perf/results/base.json -->"
 END = "<!-- end of results -->"
+_AXES = {
+    "change": "other changes",
+    "network": "other networks",
+    "medium": "the disk",
+    "mounts": "builds without cache mounts",
+    "size": "caches of other sizes",
+    "pods": "many pods at once",
+}
 
 
 def section(book: Book) -> str:
@@ -35,8 +43,9 @@ def section(book: Book) -> str:
         "",
         *about(book),
         "",
-        f"[The report]({directory}/{RESULTS.stem}.md) has every round, other changes, networks",
-        f"and sizes; timelines beside it show [where the seconds go]({directory}).",
+        f"[The report]({directory}/{RESULTS.stem}.md) has every round{_others(book)}; timelines",
+        f"beside it show [where the seconds go]({directory}). [What each peer",
+        "is](perf/README.md#the-comparison), how it is set up, and what favours buildsvc.",
         *findings.verdict_table(verdicts(book)),
         "",
         "With a head start: the build alone.",
@@ -53,6 +62,12 @@ def section(book: Book) -> str:
         *findings.win_lines(wins(book)),
     ]
     return "\n".join(lines).strip() + "\n"
+
+
+def _others(book: Book) -> str:
+    """What the report has beside the base."""
+    present = {cell.axis for cell in book.cells.values()}
+    return "".join(f", {text}" for axis, text in _AXES.items() if axis in present)
 
 
 def texts(root: Path) -> dict[Path, str]:

@@ -64,8 +64,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     turn: int = 0
     #: Why a pod that should have found a cache has found none.
     cold_reason: str = ""
-    #: Objects got from the store, by what they were got for.
+    #: Of the restored generation: all of them, and how many were fetched and why.
     objects: Mapping[str, _Count] | None = None
+    #: Sent to the store, by the operation's name, until the generation was published.
+    requests: Mapping[str, _Count] | None = None
 
     def waited(self, measure: Measure) -> float | None:
         """Return the seconds that somebody waited; None where that was not measured.
@@ -100,7 +102,7 @@ class Sitting(msgspec.Struct, frozen=True, kw_only=True):
     """When, where, how and on which code something was measured."""
 
     unix: float
-    command: tuple[str, ...]
+    commands: tuple[tuple[str, ...], ...]
     commit: str
     machine: Mapping[str, Any]
     versions: Mapping[str, str]

@@ -45,6 +45,13 @@ class Verdict:
         return self._keeps(self.found.value)
 
     @property
+    def so_far(self) -> str:
+        """What there is says this, though not all was measured."""
+        if self.found is None:
+            return ""
+        return "kept so far" if self._keeps(self.found.value) else "**beyond it so far**"
+
+    @property
     def sure(self) -> bool:
         """Whether both ends of the interval say the same."""
         return self.found is not None and self._keeps(self.found.low) == self._keeps(
@@ -140,7 +147,7 @@ def _best(ours: str) -> Callable[[Cell], _Found]:
         if best is None:
             return _Found(None, "no remote cache")
         absent = [peer for peer in REMOTE if not waits(cell.again(peer), measure)]
-        remark = f"{best}; not measured: {', '.join(absent)}" if absent else best
+        remark = f"{best} (not measured: {', '.join(absent)})" if absent else best
         return _pair(cell, best, ours, measure, remark)
 
     return of

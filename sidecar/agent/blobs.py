@@ -60,14 +60,11 @@ class ContentBlobs:
         """How many chunks the blob has. Raises NotFound."""
         return len(self._spec(digest).chunk_lengths)
 
-    async def fill(
-        self,
-        digest: str,
-        segment: agent_pb2.Segment,
-        *,
-        priority: int,  # noqa: ARG002 - blobs have threads of their own, and are few
-    ) -> FillResult:
-        """Verify and write the chunks of a segment. Raises CorruptObject, NotFound, OSError."""
+    async def fill(self, digest: str, segment: agent_pb2.Segment) -> FillResult:
+        """Verify and write the chunks of a segment, in a thread: blobs are few.
+
+        Raises CorruptObject, NotFound, OSError.
+        """
         spec = self._spec(digest)
         leased = self._leased is not None and self._leased.holds(digest)
         if leased:

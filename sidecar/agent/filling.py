@@ -12,7 +12,7 @@ from sidecar.agent import ports
 from sidecar.agent.index import FailedPrecondition, Kind, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from sidecar.agent.index import Row
     from sidecar.agent.residency import ObjectId, Residency
@@ -42,7 +42,7 @@ class SnapshotTarget:
         *,
         snapshotter: Snapshotter,
         unpacker: ports.Unpacker,
-        priority: Callable[[], int],
+        priority: ports.Priority,
         sibling: ports.Sibling | None = None,
         keep_tree: bool = False,
     ) -> None:
@@ -63,19 +63,19 @@ class SnapshotTarget:
     async def prepare(self) -> ports.Prepared:
         await self._snapshotter.begin_layer(self._row)
         prepared = await self._unpacker.prepare(
-            self._tree, self._layer, sibling=self._sibling, priority=self._priority()
+            self._tree, self._layer, sibling=self._sibling, priority=self._priority
         )
         self._linked = prepared.linked
         return prepared
 
     async def fill(self, segment: agent_pb2.Segment) -> ports.FillResult:
         return await self._unpacker.fill(
-            self._tree, self._layer, segment, linked=self._linked, priority=self._priority()
+            self._tree, self._layer, segment, linked=self._linked, priority=self._priority
         )
 
     async def finish(self) -> None:
         await self._unpacker.finish(
-            self._tree, self._layer, linked=self._linked, priority=self._priority()
+            self._tree, self._layer, linked=self._linked, priority=self._priority
         )
         await asyncio.to_thread(_put_away, self._tree, self._kept)
         self._snapshotter.mark_local(self._row)
@@ -84,16 +84,15 @@ class SnapshotTarget:
 class BlobTarget:
     """A content blob."""
 
-    def __init__(self, digest: str, blobs: ports.Blobs, priority: Callable[[], int]) -> None:
+    def __init__(self, digest: str, blobs: ports.Blobs) -> None:
         self._digest = digest
         self._blobs = blobs
-        self._priority = priority
 
     async def prepare(self) -> ports.Prepared:
         return ports.Prepared(range(self._blobs.chunks(self._digest)))
 
     async def fill(self, segment: agent_pb2.Segment) -> ports.FillResult:
-        return await self._blobs.fill(self._digest, segment, priority=self._priority())
+        return await self._blobs.fill(self._digest, segment)
 
     async def finish(self) -> None:
         await self._blobs.finish(self._digest)

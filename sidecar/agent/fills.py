@@ -80,7 +80,7 @@ class Fills:
                 stack.enter_context(self._snapshotter.held(row))
         else:
             self._blobs.chunks(key.name)
-            target = BlobTarget(key.name, self._blobs, priority)
+            target = BlobTarget(key.name, self._blobs)
         if self._residency.is_local(key):
             return None
         self._running.add(key)

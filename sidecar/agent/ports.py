@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
     from pathlib import Path
 
     from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
@@ -17,6 +17,8 @@ TRACE = 1
 """Priority of what the last build used."""
 REST = 2
 """Priority of everything else."""
+Priority: TypeAlias = "Callable[[], int]"
+"""One of these, which may change while something waits for its turn."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,11 @@ class Unpacker(Protocol):
     `tree` is the path of a serialised `Tree`, `target` the directory to become it. Calls for one
     target are: `prepare`, then any number of `fill` (also several at a time), then `finish`, the
     latter two with the answer of the first. Each may be repeated after a failure. All raise
-    `CorruptObject` for a tree that is not valid.
+    `CorruptObject` for a tree that is not valid. `priority` is asked for as long as a call waits.
     """
 
     async def prepare(
-        self, tree: Path, target: Path, *, sibling: Sibling | None = None, priority: int
+        self, tree: Path, target: Path, *, sibling: Sibling | None = None, priority: Priority
     ) -> Prepared:
         """Makes the directories, and links of the sibling's files."""
 
@@ -69,11 +71,13 @@ class Unpacker(Protocol):
         segment: agent_pb2.Segment,
         *,
         linked: bytes = b"",
-        priority: int,
+        priority: Priority,
     ) -> FillResult:
         """Verifies each chunk and writes every piece that needs it. Leaves the segment's file."""
 
-    async def finish(self, tree: Path, target: Path, *, linked: bytes = b"", priority: int) -> None:
+    async def finish(
+        self, tree: Path, target: Path, *, linked: bytes = b"", priority: Priority
+    ) -> None:
         """Links, devices, whiteouts, and the metadata of directories, deepest first."""
 
 
@@ -137,7 +141,7 @@ class Blobs(Protocol):
     def chunks(self, digest: str) -> int:
         """How many chunks the blob has. Raises KeyError for one not known."""
 
-    async def fill(self, digest: str, segment: agent_pb2.Segment, *, priority: int) -> FillResult:
+    async def fill(self, digest: str, segment: agent_pb2.Segment) -> FillResult:
         """Verifies and writes the chunks of a segment. Leaves the segment's file."""
 
     async def finish(self, digest: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 from collections import deque
 from contextlib import AsyncExitStack
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from sidecar.agent import messages
 from sidecar.agent.errors import WorkerLost
-from sidecar.agent.ports import FillResult, Prepared, Sibling
+from sidecar.agent.ports import FillResult, Prepared, Priority, Sibling
 from sidecar.agent.process import Process, WorkerDied
 from sidecar.agent.staged import StagedChunk
 
@@ -33,15 +32,45 @@ DEATHS = 3
 R = TypeVar("R")
 
 
-@dataclass(order=True)
+@dataclass(eq=False)
 class _Job:
-    priority: int
-    number: int
-    request: messages.Request = field(compare=False)
-    answer: asyncio.Future[messages.Reply] = field(compare=False)
-    deaths: int = field(compare=False, default=0)
-    worker: Process | None = field(compare=False, default=None)
-    left: asyncio.Event = field(compare=False, default_factory=asyncio.Event)
+    priority: Priority
+    request: messages.Request
+    answer: asyncio.Future[messages.Reply]
+    deaths: int = 0
+    worker: Process | None = None
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class _Queue:
+    """Jobs by the priority that they have when one is taken; equal ones as they came.
+
+    They are some hundreds at most, as what is staged is bounded.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: list[_Job] = []
+        self._ready = asyncio.Semaphore(0)
+
+    def put(self, job: _Job) -> None:
+        self._jobs.append(job)
+        self._ready.release()
+
+    def put_back(self, job: _Job) -> None:
+        """It has had its turn, in vain."""
+        self._jobs.insert(0, job)
+        self._ready.release()
+
+    async def take(self) -> _Job:
+        await self._ready.acquire()
+        job = min(self._jobs, key=lambda job: job.priority())
+        self._jobs.remove(job)
+        return job
+
+    def empty(self) -> list[_Job]:
+        """Return what is left, of which nobody will take any more."""
+        left, self._jobs = self._jobs, []
+        return left
 
 
 class Unpackers:
@@ -56,8 +85,7 @@ class Unpackers:
         """Use `count` processes of at most 150 MB each, first those that were started already."""
         self._count = count
         self._spares = deque(spares)
-        self._queue: asyncio.PriorityQueue[_Job] = asyncio.PriorityQueue()
-        self._numbers = itertools.count()
+        self._queue = _Queue()
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -79,15 +107,15 @@ class Unpackers:
         else:
             # Not told of it, the group does not wrap it.
             await self._stack.aclose()
-        while not self._queue.empty():
-            self._queue.get_nowait().answer.cancel()
+        for job in self._queue.empty():
+            job.answer.cancel()
         for spare in self._spares:
             spare.connection.close()
             spare.kill()
             await spare.wait()
 
     async def prepare(
-        self, tree: Path, target: Path, *, sibling: Sibling | None = None, priority: int
+        self, tree: Path, target: Path, *, sibling: Sibling | None = None, priority: Priority
     ) -> Prepared:
         """Make directories, symbolic links and empty files, and link what the sibling has.
 
@@ -107,7 +135,7 @@ class Unpackers:
         segment: agent_pb2.Segment,
         *,
         linked: bytes = b"",
-        priority: int,
+        priority: Priority,
     ) -> FillResult:
         """Verify the chunks of a segment and write every piece that needs one.
 
@@ -133,15 +161,17 @@ class Unpackers:
             [chunk for part in filled for chunk in part.corrupt],
         )
 
-    async def finish(self, tree: Path, target: Path, *, linked: bytes = b"", priority: int) -> None:
+    async def finish(
+        self, tree: Path, target: Path, *, linked: bytes = b"", priority: Priority
+    ) -> None:
         """Set what can only be set when all content is there."""
         request = messages.Finish(os.fsencode(tree), os.fsencode(target), linked)
         await self._run(request, priority, messages.Done)
 
-    async def _run(self, request: messages.Request, priority: int, kind: type[R]) -> R:
+    async def _run(self, request: messages.Request, priority: Priority, kind: type[R]) -> R:
         answer = asyncio.get_running_loop().create_future()
-        job = _Job(priority, next(self._numbers), request, answer)
-        self._queue.put_nowait(job)
+        job = _Job(priority, request, answer)
+        self._queue.put(job)
         try:
             reply = await answer
         finally:
@@ -160,7 +190,7 @@ class Unpackers:
         try:
             process = await self._first()
             while True:
-                job = await self._queue.get()
+                job = await self._queue.take()
                 if job.answer.done():
                     continue
                 if process is None or process.dead:
@@ -209,7 +239,7 @@ class Unpackers:
             return
         job.deaths += 1
         if job.deaths < DEATHS:
-            self._queue.put_nowait(job)
+            self._queue.put_back(job)
         else:
             job.answer.set_exception(
                 WorkerLost(

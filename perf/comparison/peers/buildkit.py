@@ -217,7 +217,7 @@ class Local(BuildKit):
         with self.daemon() as (meter, daemon):
             self._directory = cache = daemon.base / "cache"
             record = self.build(meter, daemon, first=True)
-            keep = _bash(_KEEP, f"{cache}.tar.zst", str(cache), self._url)
+            keep = bash(_KEEP, f"{cache}.tar.zst", str(cache), self._url)
             kept = run(keep, meter.memory)
             record |= meter.close()
         return {
@@ -233,7 +233,7 @@ class Local(BuildKit):
         with self.starting() as (meter, daemon):
             self._directory = cache = daemon.base / "cache"
             cache.mkdir()
-            fetch = _bash(_FETCH, self._url, str(cache))
+            fetch = bash(_FETCH, self._url, str(cache))
             with ThreadPoolExecutor(1) as beside:
                 fetching = beside.submit(run, fetch, meter.memory)
                 up = daemon.wait_answer()
@@ -349,6 +349,6 @@ def build_spans(built: Built, began_unix: float) -> list[Span]:
     return sorted(spans, key=lambda span: span[1])
 
 
-def _bash(script: str, *arguments: str) -> list[str]:
-    # It fails with any part of the script.
+def bash(script: str, *arguments: str) -> list[str]:
+    """A command that runs a script, and fails with any part of it."""
     return ["bash", "-o", "pipefail", "-ec", script, "bash", *arguments]

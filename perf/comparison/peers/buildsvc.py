@@ -92,6 +92,7 @@ def _pod(peer: Peer, store: Store, head_start: float, *, cold: bool) -> Record:
             # A rebuild that finds no cache is a slow round, and no round less.
             "cold_reason": "" if cold else status["cold_reason"] or "",
             "objects": status["objects"],
+            "requests": pod.store_requests(),
             "commands": [pod.command(), built.command],
             "spans": _spans(meter, built, status),
             **meter.close(),

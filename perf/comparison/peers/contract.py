@@ -11,7 +11,7 @@ from perf.comparison.place import Place, Traffic, traffic
 from perf.watch import Memory, MemoryWatch, cpu_seconds
 
 Record = dict[str, Any]
-"""What a round has shown; perf/README.md has the names. All times are seconds."""
+"""What a round has shown, as `perf.reporting.results.Record` reads it. All times are seconds."""
 
 Span = tuple[str, float, float]
 """What was done, and when it began and ended in seconds from the start of the pod."""

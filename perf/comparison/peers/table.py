@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from perf.comparison.names import CROWDS, IN_CROWDS, crowd_of
-from perf.comparison.peers import buildah, buildkit, buildsvc, docker, kaniko
+from perf.comparison.peers import buildah, buildkit, buildsvc, dance, docker, kaniko
 from perf.comparison.peers.contract import Peer
 from perf.comparison.peers.crowd import Crowd
 from perf.comparison.place import Place
@@ -20,6 +20,7 @@ PEERS: dict[str, Callable[[Place], Peer]] = {
     "buildkit-registry-zstd": lambda place: buildkit.Registry(place, "zstd"),
     "buildkit-registry-gzip": lambda place: buildkit.Registry(place, "gzip"),
     "buildkit-registry-plain": buildkit.Plain,
+    "buildkit-cache-dance": dance.Dance,
     "buildkit-inline": lambda place: buildkit.Inline(place, "buildkit-inline"),
     "buildkit-local": buildkit.Local,
     "buildkit-s3-zstd": lambda place: buildkit.S3(place, "zstd"),

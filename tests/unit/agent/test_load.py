@@ -239,11 +239,11 @@ async def test_blobs_that_are_not_leased_appear_when_they_are_whole(scene: Scene
     (scene.directory / "segment").write_bytes(numbered[1][1] + b"junk" + numbered[0][1])
     segment.chunks.add(chunk=1, offset=0, stored=len(numbered[1][1]))
     segment.chunks.add(chunk=0, offset=len(numbered[1][1]), stored=len(numbered[0][1]))
-    result = await scene.blobs.fill(_SHA, segment, priority=0)
+    result = await scene.blobs.fill(_SHA, segment)
     assert result == FillResult(0, 5, [0])
     assert not path.exists()
     segment.chunks[1].offset += 4
-    assert (await scene.blobs.fill(_SHA, segment, priority=0)).corrupt == []
+    assert (await scene.blobs.fill(_SHA, segment)).corrupt == []
     await scene.blobs.finish(_SHA)
     assert path.read_bytes() == b"".join(data)
     assert path.stat().st_mtime_ns == 5

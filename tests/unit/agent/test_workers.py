@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,10 @@ from sidecar.agent.workers import DEATHS, Unpackers
 from tests.unit.agent.ondisk import Cache, describe, make_everything
 
 MEGABYTES = 150
+
+
+def demand() -> int:
+    return ports.DEMAND
 
 
 @pytest.fixture
@@ -81,15 +86,18 @@ class Task:
         ]
 
     async def run(self, unpackers: ports.Unpacker) -> None:
-        prepared = await unpackers.prepare(self.tree, self.target, priority=0)
+        prepared = await unpackers.prepare(self.tree, self.target, priority=demand)
         assert list(prepared.wanted) == list(range(self.chunks))
         async with asyncio.TaskGroup() as group:
             fills = [group.create_task(self.fill(unpackers, each)) for each in self.segments]
         assert not any(fill.result().corrupt for fill in fills)
-        await unpackers.finish(self.tree, self.target, priority=0)
+        await unpackers.finish(self.tree, self.target, priority=demand)
 
     async def fill(
-        self, unpackers: ports.Unpacker, segment: agent_pb2.Segment, priority: int = 0
+        self,
+        unpackers: ports.Unpacker,
+        segment: agent_pb2.Segment,
+        priority: ports.Priority = demand,
     ) -> ports.FillResult:
         return await unpackers.fill(self.tree, self.target, segment, priority=priority)
 
@@ -199,7 +207,7 @@ async def test_a_stopped_worker_that_is_killed_loses_nothing(
     task: Task, started: list[Process], sent: asyncio.Queue[messages.Request]
 ) -> None:
     async with Unpackers(1) as unpackers:
-        await unpackers.prepare(task.tree, task.target, priority=0)
+        await unpackers.prepare(task.tree, task.target, priority=demand)
         assert isinstance(await sent.get(), messages.Prepare)
         (first,) = started
         os.kill(first.pid, signal.SIGSTOP)
@@ -215,17 +223,17 @@ async def test_a_worker_that_died_idle_is_no_death_of_the_next_task(
 ) -> None:
     monkeypatch.setattr(workers, "DEATHS", 1)
     async with Unpackers(1) as unpackers:
-        await unpackers.prepare(task.tree, task.target, priority=0)
+        await unpackers.prepare(task.tree, task.target, priority=demand)
         started[0].kill()
         await started[0]._process.wait()
-        await unpackers.prepare(task.tree, task.target, priority=0)
+        await unpackers.prepare(task.tree, task.target, priority=demand)
 
 
 async def test_a_task_that_kills_its_workers_is_given_up(
     task: Task, started: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Unpackers(1) as unpackers:
-        await unpackers.prepare(task.tree, task.target, priority=0)
+        await unpackers.prepare(task.tree, task.target, priority=demand)
         call = Process.call
 
         async def killing(self: Process, request: messages.Request) -> messages.Reply:
@@ -235,26 +243,29 @@ async def test_a_task_that_kills_its_workers_is_given_up(
         with monkeypatch.context() as patch:
             patch.setattr(Process, "call", killing)
             with pytest.raises(WorkerLost):
-                await unpackers.finish(task.tree, task.target, priority=0)
+                await unpackers.finish(task.tree, task.target, priority=demand)
         assert len(started) == DEATHS
         await task.run(unpackers)
     assert describe(task.target) == describe(task.source)
 
 
-async def test_demand_goes_first(
+async def test_demand_goes_first_also_if_it_comes_to_what_waits(
     task: Task, started: list[Process], sent: asyncio.Queue[messages.Request]
 ) -> None:
     async with Unpackers(1) as unpackers:
-        await unpackers.prepare(task.tree, task.target, priority=0)
+        await unpackers.prepare(task.tree, task.target, priority=demand)
         assert isinstance(await sent.get(), messages.Prepare)
         (worker,) = started
         os.kill(worker.pid, signal.SIGSTOP)
         async with asyncio.TaskGroup() as group:
-            group.create_task(task.fill(unpackers, task.segments[0], ports.REST))
+            group.create_task(task.fill(unpackers, task.segments[0], lambda: ports.REST))
             assert isinstance(await sent.get(), messages.Fill)
-            for segment, priority in (1, ports.REST), (2, ports.TRACE), (3, ports.DEMAND):
-                group.create_task(task.fill(unpackers, task.segments[segment], priority))
+            priorities = {1: ports.REST, 2: ports.TRACE, 3: ports.REST}
+            for at in priorities:
+                now = partial(priorities.__getitem__, at)
+                group.create_task(task.fill(unpackers, task.segments[at], now))
             await asyncio.sleep(0)
+            priorities[3] = ports.DEMAND
             os.kill(worker.pid, signal.SIGCONT)
     order = [sent.get_nowait() for _ in range(3)]
     assert [each.chunks[0].chunk for each in order if isinstance(each, messages.Fill)] == [
@@ -266,7 +277,7 @@ async def test_after_a_cancelled_call_nothing_touches_the_target(
     task: Task, started: list[Process], sent: asyncio.Queue[messages.Request]
 ) -> None:
     async with Unpackers(1) as unpackers:
-        await unpackers.prepare(task.tree, task.target, priority=0)
+        await unpackers.prepare(task.tree, task.target, priority=demand)
         assert isinstance(await sent.get(), messages.Prepare)
         os.kill(started[0].pid, signal.SIGSTOP)
         fill = asyncio.create_task(task.fill(unpackers, task.segments[0]))
@@ -282,7 +293,7 @@ async def test_after_a_cancelled_call_nothing_touches_the_target(
 
 async def test_leaving_ends_what_is_under_way(task: Task, started: list[Process]) -> None:
     async with Unpackers(1) as unpackers:
-        await unpackers.prepare(task.tree, task.target, priority=0)
+        await unpackers.prepare(task.tree, task.target, priority=demand)
         os.kill(started[0].pid, signal.SIGSTOP)
         fills = [asyncio.create_task(task.fill(unpackers, task.segments[0])) for _ in range(2)]
         await asyncio.sleep(0)
@@ -302,10 +313,10 @@ async def test_an_error_of_the_user_is_not_wrapped(started: list[Process]) -> No
 async def test_errors_keep_their_kind(task: Task, started: list[Process], tmp_path: Path) -> None:
     async with Unpackers(1) as unpackers:
         with pytest.raises(FileNotFoundError, match="no such tree"):
-            await unpackers.prepare(tmp_path / "no such tree", task.target, priority=0)
+            await unpackers.prepare(tmp_path / "no such tree", task.target, priority=demand)
         (tmp_path / "bad").write_bytes(b"\xff\xff")
         with pytest.raises(CorruptObject, match="tree"):
-            await unpackers.prepare(tmp_path / "bad", task.target, priority=0)
+            await unpackers.prepare(tmp_path / "bad", task.target, priority=demand)
         assert len(started) == 1
 
 

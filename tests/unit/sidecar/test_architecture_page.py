@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-PACKAGES = ("buildsvc", "sidecar")
+PACKAGES = ("buildsvc", "sidecar", "perf")
 
 
 @pytest.fixture(scope="module")

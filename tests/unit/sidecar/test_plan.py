@@ -68,6 +68,16 @@ def test_what_only_earlier_builds_used_leads_the_rest() -> None:
     assert plan.traced() == []
 
 
+def test_what_is_left_behind_is_fetched_when_it_is_asked_for_alone() -> None:
+    root = _root(["apt", "tools", "venv", "sha256:b"], cold=False)
+    root.trace.earlier, root.trace.made, root.trace.left_behind = 3, 1, 2
+    plan = Plan(root)
+    assert _names(plan.rest(plan.traced())) == ["tools", "sha256:a"]
+    root.trace.left_behind = 99
+    # No more than there are.
+    assert _names(plan.rest(plan.traced())) == ["tools", "sha256:a"]
+
+
 def test_contents_are_located() -> None:
     plan = Plan(_root([], cold=False))
     content = plan.contents[ObjectKey.snapshot("apt")]

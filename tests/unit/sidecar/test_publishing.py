@@ -24,10 +24,11 @@ from buildsvc.store.local import LocalStore
 from sidecar import publishing
 from sidecar.buildkit import BuildFinished
 from sidecar.builds import Finished
-from sidecar.capture import CapturedTree, restored_blobs, restored_trees
+from sidecar.capture import CapturedBlob, CapturedTree, restored_blobs, restored_trees
 from sidecar.checkpoint import Checkpointer, NotIdle, Picture
 from sidecar.epoch import Epoch
 from sidecar.losses import Losses
+from sidecar.plan import trace_parts
 from sidecar.publish import Publisher, merged_trace
 from sidecar.publishing import Policy, Publishing
 from sidecar.status import Status
@@ -478,6 +479,38 @@ def test_what_a_restored_pod_made_stands_behind_what_it_restored(tmp_path: Path)
 
     assert list(merged.used) == ["buildkit/1/lower", "buildkit/3/made", "buildkit/2/upper"]
     assert merged.earlier == 2
+    assert merged.made == 1
     everything = merged_trace(replace(picture, used=["buildkit/3/made"]), root)
     assert list(everything.used) == ["buildkit/3/made", "buildkit/2/upper"]
     assert everything.earlier == 1
+
+
+def test_what_the_next_pod_does_not_ask_for_is_left_behind(tmp_path: Path) -> None:
+    root = make_root(tmp_path)
+    # It was pushed, and nobody has read it.
+    blob = cache_pb2.Blob(digest="sha256:made")
+    root.blobs.append(blob)
+    root.trace.cold = False
+    root.trace.used[:] = ["buildkit/1/lower", "buildkit/2/upper", "sha256:made"]
+    root.trace.earlier, root.trace.made = 2, 2
+    infos = [s.info for s in root.snapshots]
+    new = cache_pb2.SnapshotInfo(name="buildkit/3/made")
+    there: list[tuple[cache_pb2.SnapshotInfo, CapturedTree | None]]
+    there = [*((info, None) for info in infos), (new, None)]
+    blobs = [CapturedBlob("sha256:made", 1, 0, b"")]
+    used = ["buildkit/1/lower", "buildkit/3/made"]
+    picture = Picture(there, blobs, CapturedTree(b"", b"", 0, 0), used, 0, {}, [], bool)
+
+    merged = merged_trace(picture, root)
+
+    assert trace_parts(merged) == (
+        ["buildkit/1/lower"], ["buildkit/3/made"], [], ["buildkit/2/upper", "sha256:made"]
+    )  # fmt: skip
+    # Of a build that asks for it, it is a part again.
+    asked = merged_trace(replace(picture, used=["buildkit/2/upper"]), root)
+    assert trace_parts(asked) == (
+        ["buildkit/2/upper"], ["buildkit/3/made"], ["buildkit/1/lower"], ["sha256:made"]
+    )  # fmt: skip
+    # A pod in which nothing was built knows no better than the one before.
+    idle = replace(picture, snapshots=there[:-1], used=[])
+    assert merged_trace(idle, root) == root.trace

@@ -215,7 +215,7 @@ async def test_a_demand_is_fetched_while_a_build_runs(scene: Scene) -> None:
 async def test_the_rest_that_is_under_way_stops_when_a_build_begins(scene: Scene) -> None:
     await scene.publish()
     # One of its segments is staged at a time, and the first is not laid out yet.
-    scene.slots = Slots(4, 1 << 20, 1)
+    scene.slots, scene.trees = Slots(4, 1 << 20, 1), Slots(1, 1 << 21, 1 << 20)
     laid_out = asyncio.Event()
     scene.agent.held = dict.fromkeys(("a", "b", "c", "d", BLOB), laid_out)
     async with scene.running() as restorer:

@@ -33,7 +33,7 @@ async def test_the_most_urgent_waiter_gets_the_next_slot() -> None:
     assert order == ["first", "demand", "trace", "rest"]
 
 
-async def test_urgency_is_asked_again_when_a_slot_is_free() -> None:
+async def test_urgency_is_asked_again_when_something_hurries() -> None:
     slots = Slots(downloads=1, staged_bytes=1000, rest_bytes=500)
     order: list[str] = []
     urgencies = {"a": TRACE, "b": REST}
@@ -52,6 +52,7 @@ async def test_urgency_is_asked_again_when_a_slot_is_free() -> None:
         group.create_task(use("b"))
         await asyncio.sleep(0)
         urgencies["b"] = DEMAND
+        slots.hurry()
         release.set()
     assert order == ["first", "b", "a"]
 
@@ -164,12 +165,42 @@ async def test_the_rest_waits_while_it_is_held_and_nothing_waits_for_it() -> Non
         assert not begun["later"].is_set()
         # It is asked for after all.
         urgencies["later"] = DEMAND
-        slots.admit()
+        slots.hurry()
         await begun["later"].wait()
         assert not begun["rest"].is_set()
         slots.hold_rest(held=False)
         await begun["rest"].wait()
     assert slots.staged == 0
+
+
+async def test_who_hurries_keeps_its_place_among_the_urgent() -> None:
+    slots = Slots(downloads=1, staged_bytes=1000, rest_bytes=500)
+    order: list[str] = []
+    urgencies = {"first": TRACE, "early": REST, "late": TRACE}
+
+    async def use(name: str) -> None:
+        async with slots.download(1, lambda: urgencies[name]):
+            order.append(name)
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        for name in urgencies:
+            group.create_task(use(name))
+        await asyncio.sleep(0)
+        urgencies["early"] = TRACE
+        slots.hurry()
+    assert order == ["first", "early", "late"]
+
+
+async def test_who_gives_up_lets_the_next_one_in() -> None:
+    slots = Slots(downloads=4, staged_bytes=100, rest_bytes=20)
+    async with slots.download(80, lambda: TRACE):
+        gives_up = asyncio.create_task(slots.download(50, lambda: TRACE).__aenter__())
+        rest = asyncio.create_task(slots.download(10, lambda: REST).__aenter__())
+        await asyncio.sleep(0)
+        gives_up.cancel()
+        async with asyncio.timeout(5):
+            await rest
 
 
 async def test_the_rest_has_no_more_than_its_own_bytes() -> None:

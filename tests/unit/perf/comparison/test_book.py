@@ -106,5 +106,5 @@ def test_it_does_not_say_where_files_lie(tmp_path: Path, monkeypatch: pytest.Mon
     words = ["/venv/bin/python", "-m", "perf", "run", "--output", "/a/b.json", "--scratch=/x/y"]
     monkeypatch.setattr(sys, "executable", words[0])
     monkeypatch.setattr(sys, "orig_argv", words)
-    told = book.opened(tmp_path / "results.json").content["sittings"][0]["command"]
+    told = book.opened(tmp_path / "results.json").content["sittings"][0]["commands"][0]
     assert told == ["python", "-m", "perf", "run", "--output", "b.json", "--scratch=y"]

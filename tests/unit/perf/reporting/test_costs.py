@@ -45,12 +45,10 @@ def test_a_month_adds_up() -> None:
 
 
 def test_requests_that_were_counted_go_before_the_assumption() -> None:
-    for received, requests in ((100_000_000, 34), (400_000_000, 40)):
-        cell = _cell(objects={"demand": 30, "rest": 4}, received_bytes=received)
-        found = costs.month(cell, NO_START, costs.chosen(_ROUND))
-        assert found is not None
-        # An object may be read in several ranges.
-        assert found.gets == 300 * (5 + requests)
+    requests = {"get": 3, "get_range_to": 30, "stat": 1, "create": 2, "put_file": 4, "delete": 1}
+    found = costs.month(_cell(requests=requests), NO_START, costs.chosen(_ROUND))
+    assert found is not None
+    assert [found.puts, found.gets] == [300 * 6, 300 * 34]
 
 
 def test_what_was_not_measured_costs_nothing_known() -> None:

@@ -87,8 +87,8 @@ def test_every_other_axis_has_its_section_and_the_base_beside_it() -> None:
         "| disk | warm | 2 |",
         "| with | warm | 2 |",
         "| without | warm | 2 |",
-        "| 1.0 GB | warm | 2 |",
-        "| 100.0 GB (simulated) | warm | 2 |",
+        "| 1 GB | warm | 2 |",
+        "| 100 GB (simulated) | warm | 2 |",
         "| the crowd | warm | 2 |",
     ):
         assert row in document

@@ -114,7 +114,8 @@ def test_every_record_is_in_the_table_of_rounds() -> None:
         (Estimate(1.0, 0.9, 1.2, 7), (), "met; the limit lies within the interval"),
         (Estimate(1.2, 1.15, 1.3, 7), (), "**missed**"),
         (Estimate(1.2, 1.0, 1.3, 7), (), "**missed**; the limit lies within the interval"),
-        (Estimate(1.0, 0.9, 1.05, 7), ("go: no warm",), "not all measured"),
+        (Estimate(1.0, 0.9, 1.05, 7), ("go: no warm",), "kept so far; not all measured"),
+        (Estimate(1.2, 1.0, 1.3, 7), ("go: x",), "**beyond it so far**; not all measured"),
         (None, ("go: no warm",), "not measured"),
     ],
 )
@@ -124,7 +125,8 @@ def test_what_is_said_of_a_limit(
     verdict = Verdict("ours ÷ warm", found, 1.1, at_least=False, missing=missing)
     lines = verdict_table([verdict])
     assert _rows(lines)[1][-2:] == ["≤ 1.1", word]
-    assert ("- ours ÷ warm: not judged. go: no warm." in lines) is bool(missing)
+    said = [f"- Not judged yet: ours ÷ warm, for want of {each}." for each in missing]
+    assert lines[-1:] == said or not missing
 
 
 def test_remarks_follow_the_limits() -> None:
@@ -139,10 +141,16 @@ def test_what_several_limits_lack_is_said_once() -> None:
         return Verdict(name, None, 3, at_least=True, missing=missing)
 
     lines = verdict_table([lacking("a", "go: no warm"), lacking("b", "java: no warm")])
-    assert lines[-2:] == ["- a: not judged. go: no warm.", "- b: not judged. java: no warm."]
+    assert lines[-2:] == [
+        "- Not judged yet: a, for want of go: no warm.",
+        "- Not judged yet: b, for want of java: no warm.",
+    ]
     lines = verdict_table(
         [lacking("a", "go: no warm", "x: y"), lacking("b", "go: no warm", "x: y")]
     )
-    assert lines[-1] == "- None of them: not judged. go: no warm; x: y."
+    assert lines[-1] == "- Not judged yet: all of them, for want of go: no warm; x: y."
     lines = verdict_table([lacking("a", "x: y"), lacking("b", "x: y"), lacking("c", "z: y")])
-    assert lines[-2:] == ["- a, b: not judged. x: y.", "- c: not judged. z: y."]
+    assert lines[-2:] == [
+        "- Not judged yet: a, b, for want of x: y.",
+        "- Not judged yet: c, for want of z: y.",
+    ]
