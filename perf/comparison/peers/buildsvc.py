@@ -76,7 +76,7 @@ def _pod(peer: Peer, store: Store, head_start: float, *, cold: bool) -> Record:
             raise PerfError(f"the endpoint was never bound\n{pod.log_end()}")
         built = _build(peer, pod, first=cold)
         status = pod.wait_published(built.ended_unix, _PUBLISHED_WITHIN)
-        cpu = meter.processor()
+        cpu, requests = meter.processor(), pod.store_requests()
         if cold and status["restored"] is not None:
             raise PerfError(f"an empty store has {status['restored']}\n{pod.log_end()}")
         if code := pod.stop(_PUBLISHED_WITHIN):
@@ -92,7 +92,7 @@ def _pod(peer: Peer, store: Store, head_start: float, *, cold: bool) -> Record:
             # A rebuild that finds no cache is a slow round, and no round less.
             "cold_reason": "" if cold else status["cold_reason"] or "",
             "objects": status["objects"],
-            "requests": pod.store_requests(),
+            "requests": requests,
             "commands": [pod.command(), built.command],
             "spans": _spans(meter, built, status),
             **meter.close(),
