@@ -14,8 +14,9 @@ _MB = 1e6
 _TEXT = (
     "A changed step needs the layers below it, and a pod without a head start has none. What it"
     " received, at the link's rate, and then the warm daemon's build: roughly what a pod would need"
-    " that starts in no time and unpacks while it receives. Fewer bytes, or steps that run while"
-    " layers of others arrive, would be quicker:"
+    " that starts in no time and unpacks while it receives, and whose processors, which serve the"
+    " link's other end too, keep up. Fewer bytes, or steps that run while layers of others arrive,"
+    " would be quicker:"
 )
 
 
@@ -32,6 +33,9 @@ class Floor:
     link_seconds: float
     warm_seconds: float
     measured_seconds: float
+    #: Processor seconds of the whole pod, and how many processors the machine has.
+    processor_seconds: float
+    processors: int
 
     @property
     def seconds(self) -> float:
@@ -41,10 +45,10 @@ class Floor:
 
 def floors(book: Book) -> list[Floor]:
     """Return those of the base, where pod, warm daemon and link were measured."""
-    return [found for cell in book.base().values() for found in _floor(cell)]
+    return [found for cell in book.base().values() for found in _floor(book, cell)]
 
 
-def _floor(cell: Cell) -> Iterator[Floor]:
+def _floor(book: Book, cell: Cell) -> Iterator[Floor]:
     records = cell.again(NO_START)
     measured = waits(records, "seconds")
     warm = waits(cell.again(WARM), "seconds")
@@ -57,6 +61,8 @@ def _floor(cell: Cell) -> Iterator[Floor]:
         link_seconds=received * 8 / (cell.link.mbit * 1e6),
         warm_seconds=statistics.median(warm.values()),
         measured_seconds=statistics.median(measured.values()),
+        processor_seconds=statistics.median(each.cpu_seconds for each in records),
+        processors=int(book.sittings[cell.sitting].machine["cpus"]),
     )
 
 
@@ -73,6 +79,7 @@ def floor_lines(book: Book) -> list[str]:
             f"{each.warm_seconds:.2f}",
             f"{each.seconds:.2f}",
             f"{each.measured_seconds:.2f}",
+            f"{each.processor_seconds:.2f} ÷ {each.processors}",
             f"{each.seconds / each.warm_seconds:.2f}",
             f"{each.measured_seconds / each.warm_seconds:.2f}",
         )
@@ -82,9 +89,10 @@ def floor_lines(book: Book) -> list[str]:
         statistics.geometric_mean(each.seconds / each.warm_seconds for each in found),
         statistics.geometric_mean(each.measured_seconds / each.warm_seconds for each in found),
     )
-    mean = ("geometric mean", *[NOTHING] * 5, *(f"{value:.2f}" for value in means))
+    mean = ("geometric mean", *[NOTHING] * 6, *(f"{value:.2f}" for value in means))
     head = (
         *("scenario", "received, MB", "that over the link, s", "the warm daemon's build, s"),
-        *("both, s", f"{NO_START}, s", "both ÷ warm", f"{NO_START} ÷ warm"),
+        *("both, s", f"{NO_START}, s", "its processor seconds ÷ processors"),
+        *("both ÷ warm", f"{NO_START} ÷ warm"),
     )
     return [_TEXT, *table(head, [*rows, mean])]

@@ -11,7 +11,9 @@ from tests.unit.perf import fictitious
 
 def _cell(scenario: str, received: int, **changed: object) -> fictitious.Content:
     content = fictitious.cell([NO_START, WARM], rounds=3, scenario=scenario, **changed)
-    content = fictitious.with_records(content, NO_START, seconds=6.0, received_bytes=received)
+    content = fictitious.with_records(
+        content, NO_START, seconds=6.0, received_bytes=received, cpu_seconds=7.5
+    )
     return fictitious.with_records(content, WARM, seconds=None, build_seconds=2.0)
 
 
@@ -21,6 +23,7 @@ def test_the_links_seconds_and_the_builds() -> None:
     assert (found.scenario, found.received_bytes) == ("go", 300_000_000)
     assert (found.link_seconds, found.warm_seconds) == pytest.approx((3.0, 2.0))
     assert (found.seconds, found.measured_seconds) == pytest.approx((5.0, 6.0))
+    assert (found.processor_seconds, found.processors) == (7.5, 2)
 
 
 def test_a_row_for_each_scenario_and_their_means() -> None:
@@ -29,7 +32,7 @@ def test_a_row_for_each_scenario_and_their_means() -> None:
     lines = floor_lines(fictitious.book(cells))
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
     assert [row[0] for row in rows[1:]] == ["go", "java", "geometric mean"]
-    assert rows[1][1:] == ["300", "3.00", "2.00", "5.00", "6.00", "2.50", "3.00"]
+    assert rows[1][1:] == ["300", "3.00", "2.00", "5.00", "6.00", "7.50 ÷ 2", "2.50", "3.00"]
     # The root of 2.5 times 5.
     assert rows[3][-2:] == ["3.54", "3.00"]
 
