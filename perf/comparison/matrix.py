@@ -41,7 +41,10 @@ _SHARES: Mapping[str, tuple[float, float, float]] = {
 """For the estimate: of a cold build the first one and each round, and seconds beside each round."""
 
 #: The best of each kind: those whose every build is a cold one would take hours more.
-_FEW = ("buildsvc-0s", "buildsvc-20s", "warm", "buildkit-registry-zstd", "dind-cache-from")
+_FEW = (
+    *("buildsvc-0s", "buildsvc-20s", "warm"),
+    *("buildkit-registry-zstd", DANCE, "dind-cache-from"),
+)
 #: Two scenarios on which every axis is varied alone.
 _VARIED = ("python", "go")
 #: Those that build with cache mounts, or without.

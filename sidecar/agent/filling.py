@@ -140,7 +140,6 @@ class Filling:
             wanted = agent_pb2.WantedChunks(chunks=prepared.wanted, linked=prepared.linked.count(1))
             self._answers.put_nowait(agent_pb2.FillResponse(wanted=wanted))
         await self._receive(segments)
-        self._check_wanted()
         await self._target.finish()
         self._residency.mark_local(self._key)
         done = agent_pb2.FillDone(bytes=self._bytes, files=self._files)
@@ -149,18 +148,23 @@ class Filling:
     async def _receive(self, segments: AsyncIterator[agent_pb2.Segment]) -> None:
         """Returns when all chunks are written, whether or not the segments have ended."""
         if not self._missing:
+            self._check_wanted()
             return
         try:
             async with asyncio.TaskGroup() as group:
                 reader = group.create_task(self._read(segments, group))
                 complete = group.create_task(self._complete.wait())
-                await asyncio.wait({reader, complete}, return_when=asyncio.FIRST_COMPLETED)
+                # No segment may come for as long as a build runs, and the disk may be full.
+                removed = group.create_task(self._residency.removed(self._key))
+                ends = {reader, complete, removed}
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 # Segments that have come are still worked on, in this group.
-                reader.cancel()
-                complete.cancel()
+                for end in ends:
+                    end.cancel()
         except BaseExceptionGroup as group_error:
             # One is enough: what it was decides the status of the call.
             raise group_error.exceptions[0] from None
+        self._check_wanted()
         if self._missing:
             missing = len(self._missing)
             raise FailedPrecondition(f"{missing} chunks of {self._key.name} were never sent")

@@ -41,6 +41,7 @@ class _Missing:
 
     def __init__(self) -> None:
         self.waiters: asyncio.Future[None] | None = None
+        self.removed = asyncio.Event()
 
 
 class Residency:
@@ -79,9 +80,16 @@ class Residency:
         self._settle(self._missing.pop(key, None), None)
 
     def forget(self, key: ObjectId) -> None:
-        """The object is gone: whoever waits is told so."""
+        """The object is gone: whoever waits is told so, and whoever fills it."""
         missing = self._missing.pop(key, None)
+        if missing is not None:
+            missing.removed.set()
         self._settle(missing, Unavailable(f"{key.name} was removed while it was waited for"))
+
+    async def removed(self, key: ObjectId) -> None:
+        """Returns when an object that is not on disk now is forgotten."""
+        if (missing := self._missing.get(key)) is not None:
+            await missing.removed.wait()
 
     def fail(self, key: ObjectId, reason: str) -> bool:
         """Whoever waits gets Unavailable; the next to ask makes a new demand.

@@ -180,15 +180,17 @@ async def test_the_first_error_ends_the_call(sender: Sender, residency: Residenc
     assert not residency.is_local(KEY)
 
 
+@pytest.mark.parametrize("more", [True, False])
 async def test_a_removed_object_is_not_filled_to_the_end(
-    sender: Sender, residency: Residency
+    sender: Sender, residency: Residency, *, more: bool
 ) -> None:
     target = Scripted(2)
     sender.send(0)
     async with aclosing(Filling(KEY, target, residency).run(sender.segments())) as running:
         assert (await anext(running)).released
         residency.forget(KEY)
-        sender.send(1)
+        if more:
+            sender.send(1)
         with pytest.raises(NotFound):
             await anext(running)
     assert not target.finished
