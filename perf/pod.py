@@ -112,7 +112,10 @@ class Pod(Daemon):
                 text = answer.read().decode()
         except OSError as error:
             raise PerfError(f"{url} does not answer: {error}\n{self.log_end()}") from error
-        return {name: int(float(count)) for name, count in _OPERATIONS.findall(text)}
+        found = {name: int(float(count)) for name, count in _OPERATIONS.findall(text)}
+        if not found:
+            raise PerfError(f"{url} has no operations of the store")
+        return found
 
     def wait_ready(self, within: float = 60.0) -> None:
         """Run ``sidecar wait-ready``. Raises PerfError."""

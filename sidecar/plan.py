@@ -118,16 +118,18 @@ class Plan:
         return list(self._used(trace_parts(self.root.trace).likely))
 
     def rest(self, traced: Sequence[ObjectKey]) -> list[ObjectKey]:
-        """Everything else: what that build made, what those before it used, the smallest first.
+        """Everything else: snapshots that the last build made, what those before it used, the rest.
 
-        Snapshots come before blobs. What is left behind is in it only where something else needs
-        it: a cache has more of it with each build.
+        Of that the smallest come first, and snapshots before blobs. What is left behind comes last:
+        a cache has more of it with each build.
         """
         parts = trace_parts(self.root.trace)
-        order = self._used((*parts.made, *parts.earlier))
-        behind = self._used(parts.left_behind).keys() - order.keys()
+        made = [name for name in parts.made if ObjectKey.blob(name) not in self.contents]
+        order = self._used((*made, *parts.earlier))
+        behind = dict.fromkeys(key for key in self._used(parts.left_behind) if key not in order)
         left = sorted(self.contents, key=lambda key: (key.is_blob, self.contents[key].stored))
         order |= dict.fromkeys(key for key in left if key not in behind)
+        order |= behind
         named = set(traced)
         return [key for key in order if key not in named]
 

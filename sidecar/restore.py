@@ -315,6 +315,8 @@ class Restorer:
         finally:
             demanded.cancel()
         if not fetch.done() and item.waits_for(sibling):
+            # It may not have been so when the demand came.
+            self._hurry(item, item.urgency)
             await asyncio.wait([fetch], timeout=_SIBLINGS_PART * self._demand_timeout)
 
     async def _fetch(self, item: _Object, arrival: asyncio.Task[None] | None) -> None:

@@ -178,11 +178,12 @@ def section(book: Book, settings: Sequence[str] = ()) -> list[str]:
 
 
 _MODEL = (
-    "A model, not a bill: bytes of a rebuild and of the first build's cache are measured, and so"
-    " are buildsvc's requests; all else is assumed below. Every byte over the link counts as the"
-    " bucket's, those of the image among them. A GB has 10⁹ bytes. A registry's or S3 cache is"
-    " read by each of these builds and written by none, which favours those; buildsvc publishes"
-    " after each. Free quotas, discounts and the registry's own price are left out."
+    "A model, not a bill: bytes of a rebuild and of the first build's cache are measured,"
+    " buildsvc's requests to its store counted where the results have them; all else is assumed"
+    " below. Every byte over the link counts as the bucket's, those of the image among them. A"
+    " GB has 10⁹ bytes. A registry's or S3 cache is read by each of these builds and written by"
+    " none, which favours those; buildsvc publishes after each. Free quotas, discounts and the"
+    " registry's own price are left out."
 )
 
 

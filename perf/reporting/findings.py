@@ -38,8 +38,11 @@ def verdict_table(found: Iterable[Verdict]) -> list[str]:
 
 def _word(verdict: Verdict) -> str:
     if verdict.met is None:
-        return "not measured" if verdict.found is None else f"{verdict.so_far}; not all measured"
-    word = "met" if verdict.met else "**missed**"
+        if verdict.found is None:
+            return "not measured"
+        word = "so far met" if verdict.keeps else "so far **missed**"
+    else:
+        word = "met" if verdict.met else "**missed**"
     return word if verdict.sure else f"{word}; the limit lies within the interval"
 
 

@@ -92,7 +92,7 @@ def floor_lines(book: Book) -> list[str]:
     mean = ("geometric mean", *[NOTHING] * 6, *(f"{value:.2f}" for value in means))
     head = (
         *("scenario", "received, MB", "that over the link, s", "the warm daemon's build, s"),
-        *("both, s", f"{NO_START}, s", "its processor seconds ÷ processors"),
+        *("both, s", f"{NO_START}, s", "its processor seconds until published ÷ processors"),
         *("both ÷ warm", f"{NO_START} ÷ warm"),
     )
     return [_TEXT, *table(head, [*rows, mean])]

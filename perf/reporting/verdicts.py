@@ -40,16 +40,12 @@ class Verdict:
     @property
     def met(self) -> bool | None:
         """Whether the limit is kept; None when that was not measured."""
-        if self.found is None or self.missing:
-            return None
-        return self._keeps(self.found.value)
+        return None if self.found is None or self.missing else self.keeps
 
     @property
-    def so_far(self) -> str:
-        """What there is says this, though not all was measured."""
-        if self.found is None:
-            return ""
-        return "kept so far" if self._keeps(self.found.value) else "**beyond it so far**"
+    def keeps(self) -> bool:
+        """Whether what was found keeps the limit, of whichever scenarios it is."""
+        return self.found is not None and self._keeps(self.found.value)
 
     @property
     def sure(self) -> bool:

@@ -45,7 +45,8 @@ class _Job:
 class _Queue:
     """Jobs by the priority that they have when one is taken; equal ones as they came.
 
-    They are some hundreds at most, as what is staged is bounded.
+    They are some hundreds, since what is staged is bounded, and thousands where it is very small
+    for what it becomes.
     """
 
     def __init__(self) -> None:

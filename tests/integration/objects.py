@@ -45,6 +45,7 @@ class Objects:
         self.url = ""
         self.hook: Hook = undisturbed
         self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
 
     async def start(self, port: int = 0) -> None:
         """Serve, on the port of before if one is given."""
@@ -52,20 +53,25 @@ class Objects:
         application.middlewares.append(self._watched)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", port).start()
-        host, bound = self._runner.addresses[0][:2]
+        connections = self._runner.server
+        assert connections is not None
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(connections, "127.0.0.1", port)
+        host, bound = self._server.sockets[0].getsockname()[:2]
         self.url = f"http://{host}:{bound}"
 
     async def die(self) -> None:
         """Drop every connection and refuse new ones."""
-        if self._runner is not None:
-            runner, self._runner = self._runner, None
-            for site in list(runner.sites):
-                await site.stop()
-            # What was accepted at the last moment is a connection only when its task has ended.
+        if self._runner is not None and self._server is not None:
+            # What was accepted at the last moment is a connection only when its task has ended,
+            # and would not be one of a server that is closed by then: none would end it.
+            for listening in self._server.sockets:
+                asyncio.get_running_loop().remove_reader(listening)
             if accepting := [task for task in asyncio.all_tasks() if _accepts(task)]:
                 await asyncio.wait(accepting)
-            await runner.cleanup()
+            self._server.close()
+            await self._runner.cleanup()
+            self._runner = self._server = None
 
     @property
     def names(self) -> list[str]:

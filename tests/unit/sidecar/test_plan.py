@@ -68,14 +68,21 @@ def test_what_only_earlier_builds_used_leads_the_rest() -> None:
     assert plan.traced() == []
 
 
-def test_what_is_left_behind_is_fetched_when_it_is_asked_for_alone() -> None:
+def test_what_is_left_behind_comes_last() -> None:
     root = _root(["apt", "tools", "venv", "sha256:b"], cold=False)
     root.trace.earlier, root.trace.made, root.trace.left_behind = 3, 1, 2
     plan = Plan(root)
-    assert _names(plan.rest(plan.traced())) == ["tools", "sha256:a"]
+    assert _names(plan.rest(plan.traced())) == ["tools", "sha256:a", "venv", "sha256:b"]
     root.trace.left_behind = 99
     # No more than there are.
-    assert _names(plan.rest(plan.traced())) == ["tools", "sha256:a"]
+    assert _names(plan.rest(plan.traced())) == ["tools", "sha256:a", "venv", "sha256:b"]
+
+
+def test_blobs_that_the_last_build_made_are_nobodys_hurry() -> None:
+    root = _root(["apt", "sha256:b", "tools"], cold=False)
+    root.trace.earlier, root.trace.made = 2, 2
+    plan = Plan(root)
+    assert _names(plan.rest(plan.traced())) == ["tools", "venv", "sha256:a", "sha256:b"]
 
 
 def test_contents_are_located() -> None:

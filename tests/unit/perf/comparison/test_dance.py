@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
-from perf.change import Line
+from perf.change import FirstInstruction, Line
 from perf.comparison.peers import dance
 from perf.comparison.peers.command import Ran
 from perf.comparison.peers.dance import Dance
@@ -30,7 +31,7 @@ def peer(tmp_path: Path) -> Dance:
     (tmp_path / "Dockerfile").write_text(_DOCKERFILE)
     project = Project("go", tmp_path, tmp_path / "Dockerfile", Line("main.go"))
     store = SimpleNamespace(url="http://store")
-    return Dance(cast("Place", SimpleNamespace(project=project, store=lambda _: store)))
+    return Dance(cast("Place", SimpleNamespace(project=project, store=lambda _: store, bases=[{}])))
 
 
 @pytest.fixture
@@ -41,8 +42,10 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Daemon:
     return cast("Daemon", made)
 
 
-def test_each_once_and_not_those_of_apt(peer: Dance) -> None:
+def test_each_once_and_apts_where_it_runs_again(peer: Dance) -> None:
     assert peer.mounts() == ["/root/go/pkg/mod", "/root/.cache/go-build"]
+    peer.place.project = replace(peer.place.project, change=FirstInstruction())
+    assert peer.mounts() == ["/var/cache/apt", "/root/go/pkg/mod", "/root/.cache/go-build"]
 
 
 def test_one_build_fills_all_of_them(peer: Dance, daemon: Daemon) -> None:

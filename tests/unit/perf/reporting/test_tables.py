@@ -114,8 +114,12 @@ def test_every_record_is_in_the_table_of_rounds() -> None:
         (Estimate(1.0, 0.9, 1.2, 7), (), "met; the limit lies within the interval"),
         (Estimate(1.2, 1.15, 1.3, 7), (), "**missed**"),
         (Estimate(1.2, 1.0, 1.3, 7), (), "**missed**; the limit lies within the interval"),
-        (Estimate(1.0, 0.9, 1.05, 7), ("go: no warm",), "kept so far; not all measured"),
-        (Estimate(1.2, 1.0, 1.3, 7), ("go: x",), "**beyond it so far**; not all measured"),
+        (Estimate(1.0, 0.9, 1.05, 7), ("go: no warm",), "so far met"),
+        (
+            Estimate(1.2, 1.0, 1.3, 7),
+            ("go: x",),
+            "so far **missed**; the limit lies within the interval",
+        ),
         (None, ("go: no warm",), "not measured"),
     ],
 )
