@@ -27,6 +27,12 @@ from sidecar.timeline import Kind
 
 T = TypeVar("T")
 
+#: Seconds that a committed snapshot waits at most for the builds' end before it is captured.
+#: Idle priority is not enough where processors share a core, as two virtual ones often do: a cold
+#: build of half a minute took a fifth longer with packing beside it (perf/README.md). A build of
+#: many minutes commits more than should be left for its end, and loses less.
+_LEFT_ALONE = 60.0
+
 #: How an upload can end besides the store's refusals, which are kept for later.
 _FAILURES = (OSError, grpc.aio.AioRpcError)
 
@@ -166,11 +172,17 @@ class Uploads:
 
 
 class Captures:
-    """What has been captured in this epoch, and the queue of what was committed."""
+    """What has been captured in this epoch, and the queue of what was committed.
 
-    def __init__(self, agent: AgentClient, uploads: Uploads) -> None:
+    ``left_alone``: seconds for which what a build commits may wait for its end.
+    """
+
+    def __init__(
+        self, agent: AgentClient, uploads: Uploads, *, left_alone: float = _LEFT_ALONE
+    ) -> None:
         self._agent = agent
         self._uploads = uploads
+        self._left_alone = left_alone
         self.trees: dict[str, CapturedTree] = {}
         self.blobs: dict[str, CapturedBlob] = {}
         self._databases: list[CapturedTree] = []
@@ -178,18 +190,32 @@ class Captures:
         self._forgotten: set[bytes] = set()
         #: Chunks of theirs that the agent has not been told yet.
         self._untold: list[bytes] = []
-        self._committed: asyncio.Queue[str] = asyncio.Queue()
+        #: Each with the time at which it waits no longer.
+        self._committed: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
+        self._nothing_builds = asyncio.Event()
+        self._nothing_builds.set()
         self._captures: set[asyncio.Task[list[tuple[ObjectKey, str]]]] = set()
 
     def committed(self, name: str) -> None:
-        """A snapshot can no longer change: capture it while the build goes on."""
-        self._committed.put_nowait(name)
+        """A snapshot can no longer change: capture it, when builds have ended or take long."""
+        latest = asyncio.get_running_loop().time() + self._left_alone
+        self._committed.put_nowait((name, latest))
+
+    def builds_run(self, *, running: bool) -> None:
+        """Leave the processors to builds, or no more."""
+        if running:
+            self._nothing_builds.clear()
+        else:
+            self._nothing_builds.set()
 
     async def run(self) -> None:
         """Capture committed snapshots one after another at idle priority, until cancelled."""
         while True:
-            name = await self._committed.get()
+            name, latest = await self._committed.get()
             try:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(latest):
+                        await self._nothing_builds.wait()
                 if name not in self.trees:
                     request = agent_pb2.CaptureRequest(snapshots=[name], idle=True)
                     await self._capture(request)

@@ -78,7 +78,7 @@ class Epoch:
             on_lost=self.lose,
         )  # fmt: skip
         self._builds = Builds(
-            self._api, status, room, told=self.inherited.builds_run, lacked_room=self._lacked_room
+            self._api, status, room, told=self._builds_run, lacked_room=self._lacked_room
         )
         #: For whoever decides about publishing.
         self.active_builds = self._builds.active
@@ -155,6 +155,11 @@ class Epoch:
         """Give the root up."""
         if not self.lost.done():
             self.lost.set_result(reason)
+
+    def _builds_run(self, count: int) -> None:
+        self.inherited.builds_run(count)
+        if self._captures is not None:
+            self._captures.builds_run(running=count > 0)
 
     def _dies(self, reason: str) -> None:
         self._died = self._died or not self.lost.done()

@@ -31,7 +31,7 @@ from perf.host import program, stored_bytes
 from perf.watch import Memory
 
 _TAR = "mounts.tar"
-_MOUNT = re.compile(r"--mount=type=cache,target=([^,\s]+)")
+_MOUNT = re.compile(r"--mount=type=cache,(?:id=([^,\s]+),)?target=([^,\s]+)")
 _APT = "/var/cache/apt"
 
 _IN = """\
@@ -119,10 +119,11 @@ class Dance(Registry):
         }
 
     def mounts(self) -> list[str]:
-        """Targets of the Dockerfile's cache mounts that are carried."""
-        found = dict.fromkeys(_MOUNT.findall(self.project.dockerfile.read_text()))
+        """Ids of the Dockerfile's cache mounts that are carried: their targets, if not given."""
+        found = _MOUNT.findall(self.project.dockerfile.read_text())
         everything = isinstance(self.project.change, FirstInstruction) or len(self.place.bases) > 1
-        return [target for target in found if everything or target != _APT]
+        ids = dict.fromkeys(name or target for name, target in found)
+        return [name for name in ids if everything or not name.startswith(_APT)]
 
     def _dance(self, memory: Memory, daemon: Daemon, dockerfile: str) -> _Danced:
         """Build what fills the mounts from the tar in the context, or makes one of them."""
@@ -132,8 +133,8 @@ class Dance(Registry):
         shutil.copy(program("busybox"), context)
         text = dockerfile.format(
             tar=_TAR,
-            mounts=" ".join(f"--mount=type=cache,target={target}" for target in mounts),
-            directories=", ".join(f'"{target.removeprefix("/")}"' for target in mounts),
+            mounts=" ".join(f"--mount=type=cache,id={name},target={name}" for name in mounts),
+            directories=", ".join(f'"{name.removeprefix("/")}"' for name in mounts),
         )
         (context / "Dockerfile").write_text(text)
         command = [

@@ -29,13 +29,13 @@ from tests.unit.sidecar.fakeagent import FakeAgent, connected
 
 @asynccontextmanager
 async def scene(
-    tmp_path: Path, agent: FakeAgent, script: Sequence[Rule] = ()
+    tmp_path: Path, agent: FakeAgent, script: Sequence[Rule] = (), *, left_alone: float = 60.0
 ) -> AsyncIterator[tuple[Captures, Uploads, Catalog, FaultyStore]]:
     store = FaultyStore(LocalStore(tmp_path / "store"), script)
     catalog = Catalog()
     async with connected(agent, tmp_path) as client:
         uploads = Uploads(store, client, catalog, Status(), 2)
-        yield Captures(client, uploads), uploads, catalog, store
+        yield Captures(client, uploads, left_alone=left_alone), uploads, catalog, store
     await store.close()
 
 
@@ -258,6 +258,31 @@ async def test_committed_snapshots_are_captured_once_at_idle_priority(tmp_path: 
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     assert [(list(r.snapshots), r.idle) for r in agent.captured] == [(["a"], True), (["b"], True)]
+
+
+@pytest.mark.parametrize(
+    ("left_alone", "order"), [(3600.0, ["other", "other", "a"]), (0.0, ["a", "other", "other"])]
+)
+async def test_what_a_build_commits_waits_for_its_end_for_some_time(
+    tmp_path: Path, left_alone: float, order: list[str]
+) -> None:
+    agent = FakeAgent()
+    agent.captures = [[tree_event(name)] for name in order]
+    other = agent_pb2.CaptureRequest(snapshots=["other"])
+    async with scene(tmp_path, agent, left_alone=left_alone) as (captures, _, _, _):
+        running = asyncio.create_task(captures.run())
+        captures.builds_run(running=True)
+        captures.committed("a")
+        if not left_alone:
+            await captures.drained()
+        # By the second one's answer the agent has what was asked for before.
+        for _ in range(2):
+            await captures.capture(other)
+        captures.builds_run(running=False)
+        await captures.drained()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert [name for request in agent.captured for name in request.snapshots] == order
 
 
 async def test_a_capture_that_fails_does_not_end_those_that_follow(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from perf.watch import Memory
 
 _DOCKERFILE = """\
 RUN --mount=type=cache,target=/var/cache/apt,sharing=locked apt-get install gcc
+RUN --mount=type=cache,id=/var/cache/apt-run,target=/var/cache/apt,sharing=locked apt-get install x
 RUN --mount=type=cache,target=/root/go/pkg/mod go mod download
 RUN --mount=type=cache,target=/root/go/pkg/mod \\
     --mount=type=cache,target=/root/.cache/go-build go build
@@ -45,15 +46,16 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Daemon:
 def test_each_once_and_apts_where_it_runs_again(peer: Dance) -> None:
     assert peer.mounts() == ["/root/go/pkg/mod", "/root/.cache/go-build"]
     peer.place.project = replace(peer.place.project, change=FirstInstruction())
-    assert peer.mounts() == ["/var/cache/apt", "/root/go/pkg/mod", "/root/.cache/go-build"]
+    apts = ["/var/cache/apt", "/var/cache/apt-run"]
+    assert peer.mounts() == [*apts, "/root/go/pkg/mod", "/root/.cache/go-build"]
 
 
 def test_one_build_fills_all_of_them(peer: Dance, daemon: Daemon) -> None:
     filled = peer._dance(Memory(), daemon, dance._IN)
     _, _, *run = (filled.directory / "Dockerfile").read_text().splitlines()
     assert "\n".join(run) == (
-        "RUN --mount=type=cache,target=/root/go/pkg/mod"
-        " --mount=type=cache,target=/root/.cache/go-build"
+        "RUN --mount=type=cache,id=/root/go/pkg/mod,target=/root/go/pkg/mod"
+        " --mount=type=cache,id=/root/.cache/go-build,target=/root/.cache/go-build"
         " --mount=type=bind,source=mounts.tar,target=/mounts.tar \\\n"
         '    ["/busybox", "tar", "-xf", "/mounts.tar", "-C", "/"]'
     )

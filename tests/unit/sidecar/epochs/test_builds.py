@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,20 @@ async def test_a_restored_root_gives_way_to_a_build_that_lacks_room(
         # Whoever ran the build asks at its end.
         assert scene.status.advice is Advice.RUN_AGAIN
         assert "full disk" in await scene.epoch.lost
+
+
+async def test_what_a_build_commits_is_packed_at_its_end(scene: Scene) -> None:
+    scene.epoch._settings = replace(scene.epoch._settings, publish="always")
+    async with scene.serving():
+        captures = scene.epoch._captures
+        assert captures is not None
+        await scene.begins("build")
+        scene.epoch._agent_event(agent_pb2.Event(committed="layer"))
+        await captures.capture(agent_pb2.CaptureRequest(snapshots=["other"]))
+        scene.namespace.daemon.ends("build")
+        await captures.drained()
+    requests = scene.namespace.agent.captured
+    assert [list(request.snapshots) for request in requests] == [["other"], ["layer"]]
 
 
 async def test_idle_is_when_the_last_build_has_ended(scene: Scene) -> None:
