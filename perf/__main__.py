@@ -31,6 +31,8 @@ from perf.reporting.verdicts import verdicts
 
 #: Bytes below the scratch directory: roots of two pods and a daemon, registry and store.
 _ROOM = 14 << 30
+#: The same where they are gigabytes each, or where nothing of one base serves the next one.
+_MUCH_ROOM = 20 << 30
 _MEMORY = (
     "this machine gives free memory back to its host, and fresh pods pay for getting it again"
     " (perf/README.md); root can end that"
@@ -149,11 +151,13 @@ def _measure(cell: Cell, kept: book.Book, scratch: Path | None) -> None:
 
 
 def _base(cell: Cell, scratch: Path | None) -> Path:
-    if scratch is None and cell.medium == "disk":
-        return host.disk()
-    base = host.scratch_base(scratch, _ROOM)
+    room = _MUCH_ROOM if cell.large else _ROOM
+    base = host.disk() if scratch is None and cell.medium == "disk" else None
+    base = base or host.scratch_base(scratch, room)
     if cell.medium == "tmpfs" and host.file_system(base) != "tmpfs":
-        raise PerfError(f"{base} is no tmpfs, or memory has no {_ROOM >> 30} GiB free")
+        raise PerfError(f"{base} is no tmpfs, or memory has no {room >> 30} GiB free")
+    if cell.medium == "disk" and host.file_system(base) == "tmpfs":
+        raise PerfError(f"{base} is a tmpfs: a cell on the disk needs --scratch or TMPDIR on one")
     return base
 
 

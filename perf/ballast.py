@@ -15,10 +15,12 @@ FILL = (
     "perl -e 'open R, q(/dev/urandom); for (1 .. shift) { read R, $r, 131072;"
     " print map { (substr $r, 512 * $_, 512) x 8 } 0 .. 255 }'"
 )
-# A file with holes: some bytes at the beginning of each MiB make every chunk another one.
+# A file with holes: of each 2.5 MiB the first 260 KiB, which are a chunk of their own. Less than
+# 256 KiB would share one, and a hole is none.
 _HOLES = (
-    "perl -e 'open R, q(/dev/urandom); $n = shift; for (1 .. $n) { read R, $r, 16; print $r;"
-    " seek STDOUT, 1048576 * $_, 0 } truncate STDOUT, 1048576 * $n'"
+    "perl -e 'open R, q(/dev/urandom); $n = shift; for (1 .. $n / 2.5) { read R, $r, 33280;"
+    " print map { (substr $r, 512 * $_, 512) x 8 } 0 .. 64; seek STDOUT, 2621440 * $_, 0 }"
+    " truncate STDOUT, 1048576 * $n'"
 )
 _MARK = "# other images\n"
 
@@ -27,8 +29,8 @@ _MARK = "# other images\n"
 class Ballast:
     """``layers`` of so many MiB each.
 
-    Files with ``holes`` look as long to whoever cuts, hashes or restores them, and make as many
-    chunks; the disk and the store have little to hold.
+    Files with ``holes`` are as long, and have a tenth of the bytes in 0.4 times the chunks: what
+    knows holes skips the rest, and what does not reads zeros.
     """
 
     layers: int

@@ -187,11 +187,18 @@ def own_network() -> bool:
     return network_mode(os.environ).mode == "own"
 
 
+_given: set[int] = set()
+
+
 def free_port(address: str = "127.0.0.1") -> int:
-    """Return a TCP port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port that nobody listens on at this moment, and that nobody was given before."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind((address, 0))
+            port = int(probe.getsockname()[1])
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def stored_bytes(directory: Path) -> int:

@@ -47,6 +47,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mounts: bool = True
     #: One family of peers after the other: memory cannot hold what all of them have.
     apart: bool = False
+    medium: str = "tmpfs"
     done: dict[str, list[int]] = {}
 
     def wanted(self) -> Wanted:
@@ -123,6 +124,9 @@ class Cell:
         if peer.name in self._failed:
             return
         self._place.images.use(peer.family, empty=peer.cold)
+        if self._task.medium == "disk":
+            # What one has written is not to be another one's wait.
+            os.sync()
         load, began = os.getloadavg(), time.time()
         about = {"peer": peer.name, "kind": kind, "round": number, "began_unix": began}
         try:

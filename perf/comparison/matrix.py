@@ -47,6 +47,8 @@ _FEW = (
 )
 #: Two scenarios on which every axis is varied alone.
 _VARIED = ("python", "go")
+#: Of which memory holds sixteen pods.
+_CROWDED = ("node", "cache-0.1gb")
 #: Those that build with cache mounts, or without.
 _KNOW_MOUNTS = ("buildsvc-0s", "buildsvc-20s", "warm", "buildkit-cold", "buildkit-registry-zstd")
 #: Those whose time depends on how much there is in the cache, or might.
@@ -77,6 +79,11 @@ class Cell:
         mounts = "" if self.mounts else " without-mounts"
         pods = " pods" if self.axis == "pods" else ""
         return f"{self.scenario} {self.change} {self.network} {self.medium}{mounts}{pods}"
+
+    @property
+    def large(self) -> bool:
+        """Whether it needs more room than most."""
+        return self.scenario in _LARGE or self.change in {"base", "dockerfile"}
 
     def about(self) -> dict[str, object]:
         """For the results."""
@@ -116,8 +123,8 @@ def matrix() -> list[Cell]:
         cells += [replace(one, axis="network", network=n) for n in LINKS if n != one.network]
         cells.append(replace(one, axis="medium", medium="disk"))
         cells.append(replace(one, axis="mounts", mounts=False, peers=_KNOW_MOUNTS))
-        crowds = tuple(crowd_of(peer, pods) for pods in CROWDS for peer in IN_CROWDS)
-        cells.append(replace(one, axis="pods", peers=crowds))
+    crowds = tuple(crowd_of(peer, pods) for pods in CROWDS for peer in IN_CROWDS)
+    cells += [Cell(name, crowds, rounds=3, axis="pods") for name in _CROWDED]
     cells += [Cell(name, _SIZED, rounds=3, axis="size", apart=name in _LARGE) for name in BALLAST]
     return cells
 

@@ -32,6 +32,7 @@ def measure(
             "change": cell.change,
             "mounts": cell.mounts,
             "apart": cell.apart,
+            "medium": cell.medium,
             "peers": cell.peers,
             "rounds": cell.rounds,
             "scratch": str(scratch),

@@ -48,8 +48,11 @@ Line = list[tuple[float, stats.Estimate, bool]]
 """Points from left to right: place, estimate, whether it was simulated."""
 
 
-def curves(axis: str, cells: Sequence[Cell]) -> Figure:
-    """Return panels of seconds, processor seconds and bytes along the axis ``size`` or ``pods``."""
+def curves(axis: str, cells: Sequence[Cell], scenario: str = "") -> Figure:
+    """Return panels of seconds, processor seconds and bytes along the axis ``size`` or ``pods``.
+
+    ``scenario`` is named where there are figures of several.
+    """
     subject = SUBJECTS[axis]
     figure = Figure(figsize=(12.5, 4.6))
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
@@ -67,7 +70,8 @@ def curves(axis: str, cells: Sequence[Cell]) -> Figure:
         panel.set_xlabel(subject.unit)
         panel.set_ylim(bottom=0)
         panel.grid(visible=True, axis="y")
-    figure.suptitle(f"Cost of a build by {subject.title}", x=0.01, ha="left")
+    of = f" of {scenario}" if scenario else ""
+    figure.suptitle(f"Cost of a build{of} by {subject.title}", x=0.01, ha="left")
     figure.legend(handles=_handles(styles, cells), loc="outside lower left", ncols=4)
     return figure
 

@@ -55,6 +55,7 @@ def markdown(book: Book) -> str:
 
 _BASE = "A change of one line in a fresh pod, at 1 Gbit/s"
 _MEMORY = "The machine gave free memory back to its host: fresh pods had to get it again."
+_APART = "Peers one after another: memory cannot hold what all of them have."
 _FIRST = (
     "Nothing is cached. Who has a cache writes it: buildsvc beside and after the build, the tars of"
     " buildkit-local and buildkit-cache-dance after it, all else before the build's end."
@@ -107,20 +108,25 @@ def _base(book: Book) -> Iterable[str]:
     for name, cell in book.cells.items():
         if cell.axis == "base":
             yield from (f"## {name}", "", _where(cell), *tables.peer_table([("", cell)]))
-            yield from _bad_rounds(cell)
+            yield from _bad_rounds([("", cell)])
 
 
-def _bad_rounds(cell: Cell) -> Iterable[str]:
+def _bad_rounds(cells: Iterable[tuple[str, Cell]]) -> Iterable[str]:
     """What went wrong: rounds without the cache that there was, and builds that failed."""
-    found = [
-        f"- {each.peer}, {each.kind} {each.round + 1}, found no cache: {each.cold_reason}"
-        for each in cell.records
-        if each.cold_reason
-    ]
-    found += [
-        f"- {each.peer}, {each.kind} {each.round + 1}, failed: {' '.join(each.error.split())}"
-        for each in cell.failures
-    ]
+    found = []
+    for name, cell in cells:
+        where = f"{name}: " if name else ""
+        found += [
+            f"- {where}{each.peer}, {each.kind} {each.round + 1}, found no cache:"
+            f" {each.cold_reason}"
+            for each in cell.records
+            if each.cold_reason
+        ]
+        found += [
+            f"- {where}{each.peer}, {each.kind} {each.round + 1}, failed:"
+            f" {' '.join(each.error.split())}"
+            for each in cell.failures
+        ]
     if found:
         yield from (*found, "")
 
@@ -128,7 +134,7 @@ def _bad_rounds(cell: Cell) -> Iterable[str]:
 def _where(cell: Cell) -> str:
     text = f"Change `{cell.change}`, network `{cell.network}`, files on {cell.medium}."
     if cell.apart:
-        text += " Peers one after another: memory cannot hold what all of them have."
+        text += f" {_APART}"
     if cell.link is None:
         return text
     return f"{text} The link as measured: {_link(cell)}."
@@ -151,15 +157,23 @@ def _axis(book: Book, axis: Axis) -> Iterable[str]:
     if axis == "size":
         # Each has a scenario of its own: the same build beside another cache.
         rows = [(_label(name, cell, axis), cell) for name, cell in cells]
-        yield from (f"## {title}", *tables.peer_table(rows, column))
+        yield from (f"## {title}", *_apart(rows), *tables.peer_table(rows, column))
+        yield from _bad_rounds(rows)
         return
     # The cell of the base that they differ from stands before them.
     for scenario in dict.fromkeys(cell.scenario for _, cell in cells):
         own = [(name, cell) for name, cell in cells if cell.scenario == scenario]
-        if scenario in base and axis in {"change", "network", "medium", "mounts"}:
-            own.insert(0, ("base", base[scenario]))
         rows = [(_label(name, cell, axis), cell) for name, cell in own]
-        yield from (f"## {title}: {scenario}", *tables.peer_table(rows, column))
+        beside = []
+        if scenario in base and axis in {"change", "network", "medium", "mounts"}:
+            beside = [(_label("base", base[scenario], axis), base[scenario])]
+        yield from (f"## {title}: {scenario}", *tables.peer_table([*beside, *rows], column))
+        yield from _bad_rounds(rows)
+
+
+def _apart(cells: Iterable[tuple[str, Cell]]) -> Iterable[str]:
+    names = [name for name, cell in cells if cell.apart]
+    return ("", f"{', '.join(names)}: {_APART[0].lower()}{_APART[1:]}") if names else ()
 
 
 def _label(name: str, cell: Cell, axis: Axis) -> str:

@@ -78,7 +78,7 @@ def _figures(book: Book) -> Iterator[tuple[str, Callable[[], Figure]]]:
         # Crowds are compared within a scenario; a cache of another size is another scenario.
         for name in dict.fromkeys(cell.scenario if axis == "pods" else "" for cell in found):
             own = [cell for cell in found if name in {"", cell.scenario}]
-            yield f"{axis}-{name}".strip("-"), partial(curves, axis, own)
+            yield f"{axis}-{name}".strip("-"), partial(curves, axis, own, name)
 
 
 def _files(base: Path) -> list[Path]:

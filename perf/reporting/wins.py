@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import statistics
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from perf import stats
 from perf.comparison.names import HEAD_START, NO_START, OURS, SOME_START, beside, crowd
-from perf.reporting.results import Book, measure_of, waits
+from perf.reporting.results import Book, Cell, measure_of, waits
 
 REASONS = Path(__file__).with_name("reasons.toml")
+
+_ALIKE = "The intervals overlap: no difference is shown."
+#: Changes after which every step runs again: what a warm daemon has is of no use.
+_EVERYTHING = ("dockerfile", "base")
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Win:
 
 
 def wins(book: Book, reasons: Mapping[str, Mapping[str, str]] | None = None) -> list[Win]:
-    """Return every win of a peer; ``reasons`` are by scenario and peer, as in ``REASONS``."""
+    """Return every win of a peer; ``reasons`` are by table and peer, as in ``REASONS``."""
     if reasons is None:
         reasons = read_reasons()
     found = []
@@ -39,22 +43,36 @@ def wins(book: Book, reasons: Mapping[str, Mapping[str, str]] | None = None) -> 
                 theirs = waits(cell.again(peer), measure_of(ours))
                 if peer.startswith(OURS) or not own or not theirs:
                     continue
-                seconds = statistics.median(theirs.values())
-                our_seconds = statistics.median(own.values())
-                if seconds < our_seconds:
-                    why = _reason(reasons, cell.scenario, crowd(peer)[0], crowd(ours)[0])
+                quick = stats.median(list(theirs.values()))
+                slow = stats.median(list(own.values()))
+                if quick.value < slow.value:
+                    tables = [reasons.get(table, {}) for table in _tables(cell)]
+                    why = _reason(tables, crowd(peer)[0], crowd(ours)[0])
+                    if not why and quick.high >= slow.low:
+                        why = _ALIKE
                     own_name = beside(peer, ours)
-                    found.append(Win(name, peer, own_name, seconds, our_seconds, why))
+                    found.append(Win(name, peer, own_name, quick.value, slow.value, why))
     return found
 
 
 def read_reasons(path: Path = REASONS) -> dict[str, dict[str, str]]:
-    """Return the reasons of a file: by scenario, or ``any``, with a text for a peer or a pair."""
+    """Return the reasons of a file: by table (`_tables`), with a text for a peer or a pair."""
     return tomllib.loads(path.read_text())
 
 
-def _reason(reasons: Mapping[str, Mapping[str, str]], scenario: str, peer: str, ours: str) -> str:
-    """Of this pair in this scenario, else of the peer in it, else in any."""
+def _tables(cell: Cell) -> list[str]:
+    """What reasons may be filed under for a cell, the nearest first."""
+    own = {
+        "change": cell.change,
+        "network": cell.network,
+        "medium": cell.medium,
+        "mounts": "without-mounts",
+    }.get(cell.axis)
+    alone = cell.axis == "change" and cell.change in _EVERYTHING
+    return [*([own] if own else []), *([] if alone else [cell.scenario, "any"])]
+
+
+def _reason(tables: Sequence[Mapping[str, str]], peer: str, ours: str) -> str:
+    """The text of this pair, else of the peer, from the first table that has one."""
     pair = f"{peer} {ours}"
-    tables = [reasons.get(name, {}) for name in (scenario, "any")]
     return next((table[key] for table in tables for key in (pair, peer) if key in table), "")

@@ -24,10 +24,10 @@ _PHASES = ("starting", "restoring", "starting-daemon")
 class Buildsvc(Peer):
     """A pod that restores what the one before has published. ``head_start`` in seconds."""
 
-    def __init__(self, place: Place, head_start: float) -> None:
-        super().__init__(place, f"buildsvc-{head_start:g}s", FAMILY)
+    def __init__(self, place: Place, head_start: float, family: str = FAMILY) -> None:
+        super().__init__(place, f"buildsvc-{head_start:g}s", family)
         self._head_start = head_start
-        self._store = place.store(FAMILY)
+        self._store = place.store(family)
 
     def first(self) -> Record:
         """Build without a cache; nothing, where another one of the family has done so."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from perf.comparison.names import crowd_of
 from perf.comparison.peers.contract import Meter, Peer, Record
 from perf.comparison.place import Place
 from perf.project import copy
@@ -14,14 +15,18 @@ from perf.project import copy
 class Crowd(Peer):
     """``size`` pods that begin at once, each with a change and a name of its own.
 
-    What a record says is that of the slowest one; ``each`` has them all.
+    They are a family of their own: what so many leave in a cache is no other crowd's matter. What
+    a record says is that of the slowest one; ``each`` has them all.
     """
 
-    def __init__(self, place: Place, make: Callable[[Place], Peer], size: int) -> None:
-        one = make(place)
-        super().__init__(place, f"{one.name}-x{size}", one.family)
-        self._one = one
-        self._others = [make(self._beside(number)) for number in range(1, size)]
+    def __init__(
+        self, place: Place, make: Callable[[Place, str], Peer], peer: str, size: int
+    ) -> None:
+        """``make`` makes one such ``peer`` at a place, for a family."""
+        super().__init__(place, crowd_of(peer, size))
+        self._one = make(place, self.family)
+        beside = [self._beside(number) for number in range(1, size)]
+        self._others = [make(there, self.family) for there in beside]
 
     def _beside(self, number: int) -> Place:
         """The same place with a working copy of its own, and another name for the image."""
@@ -43,11 +48,25 @@ class Crowd(Peer):
         meter = Meter()
         with ThreadPoolExecutor(len(self._others) + 1) as pool:
             records = list(pool.map(lambda peer: peer.again(), [self._one, *self._others]))
-        slowest = max(records, key=lambda each: each["seconds"] or each["build_seconds"])
+        slowest = max(records, key=_waited)
         return {
             **slowest,
             **meter.close(),
             "cpu_seconds": round(sum(record["cpu_seconds"] for record in records), 2),
             "memory_bytes": sum(record["memory_bytes"] for record in records),
-            "each": [record["seconds"] for record in records],
+            "cold_reason": _cold(records),
+            "each": [_waited(record) for record in records],
         }
+
+
+def _waited(record: Record) -> float:
+    """What a pod's user waited for: with a head start the build alone."""
+    seconds = record["build_seconds"] if record["seconds"] is None else record["seconds"]
+    return float(seconds)
+
+
+def _cold(records: Sequence[Record]) -> str:
+    """Why pods found no cache, and how many; empty if all found theirs."""
+    reasons = [reason for record in records if (reason := record.get("cold_reason"))]
+    found = "; ".join(sorted(set(reasons)))
+    return f"{len(reasons)} of {len(records)} pods: {found}" if reasons else ""

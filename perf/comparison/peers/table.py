@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from perf.comparison.names import CROWDS, IN_CROWDS, crowd_of
+from perf.comparison.names import CROWDS, HEAD_START, IN_CROWDS, crowd_of
 from perf.comparison.peers import buildah, buildkit, buildsvc, dance, docker, kaniko
 from perf.comparison.peers.contract import Peer
 from perf.comparison.peers.crowd import Crowd
@@ -33,8 +33,14 @@ PEERS: dict[str, Callable[[Place], Peer]] = {
 }
 
 
+_IN_CROWDS: dict[str, Callable[[Place, str], Peer]] = {
+    HEAD_START: lambda place, family: buildsvc.Buildsvc(place, 20, family),
+    "buildkit-registry-zstd": lambda place, family: buildkit.Registry(place, "zstd", family),
+}
+
+
 def _crowd(name: str, size: int) -> Callable[[Place], Peer]:
-    return lambda place: Crowd(place, PEERS[name], size)
+    return lambda place: Crowd(place, _IN_CROWDS[name], name, size)
 
 
 CROWDED: dict[str, Callable[[Place], Peer]] = {

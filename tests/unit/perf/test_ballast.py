@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from buildsvc.cache.chunks import split_digests
+from buildsvc.cache.packs import PackWriter
 from perf.ballast import BALLAST, EVERYTHING, Ballast
 from perf.host import PerfError
 from perf.project import scenario
+from sidecar.agent.pack import Packer
+from sidecar.agent.sink import ChunkSink
 
 
 def _made(command: str, path: Path) -> bytes:
@@ -42,15 +46,29 @@ def test_every_stage_is_made_by_the_first_build_alone(name: str, tmp_path: Path)
 
 @pytest.mark.parametrize("holes", [False, True])
 def test_a_layer_has_its_size_and_no_two_chunks_alike(holes: bool, tmp_path: Path) -> None:  # noqa: FBT001
-    ballast = Ballast(1, 4, holes=holes)
+    ballast = Ballast(1, 10, holes=holes)
 
     content = _made(_fill(ballast, tmp_path), tmp_path / "data")
 
-    assert len(content) == ballast.size == 4 << 20
-    pieces = [content[at : at + (1 << 20)] for at in range(0, len(content), 1 << 20)]
+    assert len(content) == ballast.size == 10 << 20
+    pieces = [content[at : at + (5 << 19)] for at in range(0, len(content), 5 << 19)]
     assert len(set(pieces)) == 4
     kept = (tmp_path / "data").stat().st_blocks * 512
-    assert (kept < len(content) // 4) is holes
+    assert (kept < len(content) // 8) is holes
+
+
+def test_holes_leave_chunks_that_nothing_else_is_in(tmp_path: Path) -> None:
+    """Short ranges of a sparse file share chunks: then a hundred GB would have a few hundred."""
+    staging, layer = tmp_path / "staging", tmp_path / "layer"
+    staging.mkdir()
+    layer.mkdir()
+    _made(_fill(Ballast(1, 20, holes=True), tmp_path), layer / "data")
+    sink = ChunkSink(PackWriter(staging), set(), lambda _: None)
+
+    captured = Packer(sink).capture_tree(layer)
+    sink.flush()
+
+    assert len(split_digests(captured.data_digests)) >= 8
 
 
 def test_a_dockerfile_without_a_place_for_them(tmp_path: Path) -> None:

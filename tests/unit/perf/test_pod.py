@@ -1,6 +1,10 @@
+from pathlib import Path
 from typing import Any
 
-from perf.pod import Fetched, fetched, publication_end
+import pytest
+
+from perf.host import PerfError
+from perf.pod import Fetched, Pod, PodOptions, fetched, publication_end
 
 
 def _span(kind: str, name: str = "", outcome: str = "ok", **more: Any) -> dict[str, Any]:
@@ -39,3 +43,21 @@ def test_publication_end_is_the_last_that_succeeded() -> None:
 
     assert publication_end(status) == 1007.5
     assert publication_end({"started_unix": 1000.0, "timeline": []}) == 0
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+def test_a_publication_that_others_won_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    states = [
+        {"started_unix": 0.0, "timeline": [], "by": {"checkpoints_skipped": {"failed": number}}}
+        for number in range(1, failures + 1)
+    ]
+    states.append(states[-1] | {"timeline": [_span("publish", end=9.0)]})
+    pod = Pod(tmp_path / "pod", PodOptions("store", "key", tmp_path))
+    monkeypatch.setattr(pod, "status", iter(states).__next__)
+    if failures < 3:
+        assert pod.wait_published(5.0) == states[-1]
+        return
+    with pytest.raises(PerfError, match="the publication failed"):
+        pod.wait_published(5.0)

@@ -107,6 +107,18 @@ def test_each_round_has_an_order_of_its_own() -> None:
     assert fake.revised.count("two") == 17
 
 
+@pytest.mark.usefixtures("made")
+@pytest.mark.parametrize(("medium", "synced"), [("disk", 5), ("tmpfs", 0)])
+def test_on_a_disk_nobody_waits_for_what_another_one_wrote(
+    monkeypatch: pytest.MonkeyPatch, medium: str, synced: int
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr("os.sync", lambda: calls.append(None))
+    run(msgspec.structs.replace(task(["one", "two-cold"], 1), medium=medium))
+    # First, settle and a round of the one; the other one is cold and has first and a round.
+    assert len(calls) == synced
+
+
 def test_large_ones_are_measured_apart_and_leave_nothing(
     made: list[FakePeer], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,8 +19,9 @@ from perf.project import scenario
 class Fake(Peer):
     """Tells what it would have built and read."""
 
-    def __init__(self, place: Place) -> None:
-        super().__init__(place, "fake")
+    def __init__(self, place: Place, family: str) -> None:
+        super().__init__(place, "fake", family)
+        self.cold_reason = ""
 
     def first(self) -> Record:
         return {"kind": "first", "image": self.image()}
@@ -35,6 +36,7 @@ class Fake(Peer):
             "seconds": float(revision),
             "build_seconds": float(revision) / 2,
             "cpu_seconds": 1.5,
+            "cold_reason": self.cold_reason,
             "memory_bytes": 10,
             "received_bytes": 99,
             "sent_bytes": 99,
@@ -53,7 +55,7 @@ def crowd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Crowd:
     where = Place(
         tmp_path, (), "198.18.0.2", images, tmp_path, project, [{"BASE": "base:1"}], ExitStack()
     )
-    return Crowd(where, Fake, 3)
+    return Crowd(where, Fake, "fake", 3)
 
 
 def _records(crowd: Crowd) -> list[Record]:
@@ -95,4 +97,12 @@ def test_what_a_crowd_shows_is_the_slowest_and_what_all_took(crowd: Crowd) -> No
 
 def test_the_first_build_is_one_pods(crowd: Crowd) -> None:
     assert crowd.first() == {"kind": "first", "image": "registry/built/python:latest"}
-    assert (crowd.name, crowd.family) == ("fake-x3", "fake")
+    assert (crowd.name, crowd.family) == ("fake-x3", "fake-x3")
+    assert crowd._one.family == crowd.family
+
+
+def test_how_many_of_a_crowd_found_no_cache(crowd: Crowd) -> None:
+    assert crowd.again()["cold_reason"] == ""
+    for peer in crowd._others:
+        cast("Fake", peer).cold_reason = "time-out"
+    assert crowd.again()["cold_reason"] == "2 of 3 pods: time-out"

@@ -41,6 +41,12 @@ def test_pods_at_once_are_the_same_build_many_times() -> None:
         assert replace(cell, peers=cell.peers[-1:]).seconds({}) > cell.seconds({}) / 3
 
 
+def test_what_needs_much_room_is_known() -> None:
+    needy = {cell.name.split(" ")[0] for cell in matrix() if cell.large and cell.axis != "change"}
+    assert needy == {"manyfiles", "cache-10gb", "cache-100gb"}
+    assert {c.change for c in matrix() if c.large and c.axis == "change"} == {"dockerfile", "base"}
+
+
 def test_the_largest_cache_is_simulated_and_says_so() -> None:
     found = [cell.about() for cell in matrix() if cell.axis == "size"]
     assert [about["simulated"] for about in found] == [False, False, False, True]

@@ -105,6 +105,26 @@ def test_what_went_wrong_stands_beside_the_rounds() -> None:
     document = _document({"base": cell})
     assert f"- {peer}, again 2, found no cache: store-unreachable\n" in document
     assert "- kaniko, again 3, failed: exited with 1\n" in document
+
+
+@pytest.mark.parametrize(
+    ("axis", "about", "label"),
+    [("change", {"change": "nothing"}, "nothing"), ("size", {"cache_bytes": 10**9}, "1 GB")],
+)
+def test_what_went_wrong_on_another_axis(axis: str, about: dict[str, object], label: str) -> None:
+    cell = _cell(axis=axis, **about)
+    cell["records"][-1]["cold_reason"] = "time-out"
+    peer = cell["records"][-1]["peer"]
+    base = _cell()
+    base["records"][-1]["cold_reason"] = "of the base"
+    document = _document({"base": base, "other": cell})
+    assert f"- {label}: {peer}, again 2, found no cache: time-out\n" in document
+    assert document.count("of the base") == 1
+
+
+def test_a_cache_whose_peers_were_measured_one_after_another() -> None:
+    document = _document({"a": _cell(axis="size", cache_bytes=10**9, apart=True)})
+    assert "1 GB: peers one after another: memory cannot hold" in document
     assert "- kaniko" not in _document({"base": _cell()})
 
 

@@ -192,7 +192,8 @@ def test_crowds_stand_at_their_size() -> None:
     contents = [fictitious.cell(names, 2, axis="pods", scenario=name) for name in ("go", "java")]
     book = fictitious.book({"a": contents[0], "b": contents[1]})
     assert [path.stem for path in plotted(book, Path())][::2] == ["pods-go", "pods-java"]
-    figure = curves("pods", [book.cells["a"]])
+    figure = curves("pods", [book.cells["a"]], "go")
+    assert figure.get_suptitle() == "Cost of a build of go by pods at once on one store"
     places = [list(cast("Any", line.get_xdata())) for line in figure.axes[0].lines]
     assert [found for found in places if len(found) == 3] == [[1, 4, 16]] * 2
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +40,45 @@ def test_the_reason_of_a_scenario_goes_before_that_of_all() -> None:
     assert wins(book, {"go": {"kaniko": "Other."}})[0].reason == ""
     pair = {"any": {"kaniko": "It is small.", "kaniko buildsvc-0s": "It is there."}}
     assert wins(book, pair)[0].reason == "It is there."
+
+
+@pytest.mark.parametrize(
+    ("about", "reason"),
+    [
+        ({"axis": "change", "change": "nothing"}, "Nothing runs."),
+        ({"axis": "change", "change": "dependency"}, "It is python."),
+        ({"axis": "change", "change": "base"}, ""),
+        ({"axis": "medium", "medium": "disk"}, "It is on disk."),
+        ({"axis": "mounts", "mounts": False}, "It has none."),
+        ({"axis": "network", "network": "unshaped"}, "It is python."),
+    ],
+)
+def test_what_is_varied_has_reasons_of_its_own(about: dict[str, Any], reason: str) -> None:
+    reasons = {
+        "nothing": {"kaniko": "Nothing runs."},
+        "disk": {"kaniko": "It is on disk."},
+        "without-mounts": {"kaniko": "It has none."},
+        "python": {"kaniko": "It is python."},
+    }
+    content = fictitious.with_records(
+        fictitious.cell([NO_START, "kaniko"], **about), "kaniko", seconds=0.1
+    )
+    (win,) = wins(fictitious.book({"a": content}), reasons)
+    assert win.reason == reason
+
+
+def test_where_intervals_overlap_that_is_the_reason() -> None:
+    content = fictitious.cell([NO_START, "kaniko"])
+    ours = [
+        each["seconds"]
+        for each in content["records"]
+        if each["peer"] == NO_START and each["kind"] == "again"
+    ]
+    close = statistics.median(ours) - 0.001
+    (win,) = wins(
+        fictitious.book({"a": fictitious.with_records(content, "kaniko", seconds=close)}), {}
+    )
+    assert "intervals overlap" in win.reason
 
 
 def test_lines_for_people() -> None:
