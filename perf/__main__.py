@@ -152,8 +152,10 @@ def _measure(cell: Cell, kept: book.Book, scratch: Path | None) -> None:
 
 def _base(cell: Cell, scratch: Path | None) -> Path:
     room = _MUCH_ROOM if cell.large else _ROOM
-    base = host.disk() if scratch is None and cell.medium == "disk" else None
-    base = base or host.scratch_base(scratch, room)
+    if scratch is None and cell.medium == "disk":
+        base = host.disk()
+    else:
+        base = host.scratch_base(scratch, room)
     if cell.medium == "tmpfs" and host.file_system(base) != "tmpfs":
         raise PerfError(f"{base} is no tmpfs, or memory has no {room >> 30} GiB free")
     if cell.medium == "disk" and host.file_system(base) == "tmpfs":

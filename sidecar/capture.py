@@ -28,9 +28,9 @@ from sidecar.timeline import Kind
 T = TypeVar("T")
 
 #: Seconds that a committed snapshot waits at most for the builds' end before it is captured.
-#: Idle priority is not enough where processors share a core, as two virtual ones often do: a cold
-#: build of half a minute took a fifth longer with packing beside it (perf/README.md). A build of
-#: many minutes commits more than should be left for its end, and loses less.
+#: Idle priority is not enough: a cold build of half a minute took a fifth longer with packing beside
+#: it (perf/README.md), perhaps since two virtual processors share a core. A build of many minutes
+#: commits more than should be left for its end.
 _LEFT_ALONE = 60.0
 
 #: How an upload can end besides the store's refusals, which are kept for later.

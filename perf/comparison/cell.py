@@ -45,8 +45,9 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: What changes from build to build, and whether RUN steps have cache mounts.
     change: str = "line"
     mounts: bool = True
-    #: One family of peers after the other: memory cannot hold what all of them have.
-    apart: bool = False
+    #: How many families of peers take turns, before the next ones do: memory cannot hold what all
+    #: of them have. All of them where it is 0.
+    at_once: int = 0
     medium: str = "tmpfs"
     done: dict[str, list[int]] = {}
 
@@ -77,7 +78,9 @@ class Cell:
         left = peers_of(self._place, wanted)
         try:
             while left:
-                turn = [p for p in left if not self._task.apart or p.family == left[0].family]
+                families = list(dict.fromkeys(peer.family for peer in left))
+                now = families[: self._task.at_once or None]
+                turn = [peer for peer in left if peer.family in now]
                 self._turns(turn)
                 left = [peer for peer in left if peer not in turn]
                 self._end(turn)
@@ -89,8 +92,9 @@ class Cell:
     def _end(self, turn: Sequence[Peer]) -> None:
         for peer in turn:
             peer.close()
-        if self._task.apart:
-            self._place.forget(turn[0].family)
+        if self._task.at_once:
+            for family in dict.fromkeys(peer.family for peer in turn):
+                self._place.forget(family)
 
     def _turns(self, peers: Sequence[Peer]) -> None:
         self._turn = round(time.time())

@@ -55,6 +55,8 @@ _KNOW_MOUNTS = ("buildsvc-0s", "buildsvc-20s", "warm", "buildkit-cold", "buildki
 _SIZED = ("buildsvc-0s", "buildsvc-20s", "buildkit-registry-zstd", "buildkit-local")
 #: Roots of 10 GB, of which memory holds one beside registry and store.
 _LARGE = ("manyfiles", "cache-10gb", "cache-100gb")
+#: How many families' files a memory of 23 GB holds, where these are not all.
+_AT_ONCE: Mapping[str, int] = {"java": 8, "monorepo": 5} | dict.fromkeys(_LARGE, 1)
 _SETUP_S = 45.0
 
 
@@ -70,8 +72,8 @@ class Cell:
     network: str = "1gbit-1ms"
     medium: str = "tmpfs"
     mounts: bool = True
-    #: One family of peers after the other: memory cannot hold what all of them have.
-    apart: bool = False
+    #: How many families of peers take turns, before the next ones do; all where it is 0.
+    at_once: int = 0
 
     @property
     def name(self) -> str:
@@ -94,7 +96,7 @@ class Cell:
             "network": self.network,
             "medium": self.medium,
             "mounts": self.mounts,
-            "apart": self.apart,
+            "apart": self.at_once > 0,
         }
         if ballast := BALLAST.get(self.scenario):
             about |= {"cache_bytes": ballast.size, "simulated": ballast.holes}
@@ -116,7 +118,9 @@ class Cell:
 
 def matrix() -> list[Cell]:
     """Return every cell: the base, each other axis alone on two scenarios, and caches that grow."""
-    cells = [Cell(name, _taking_part(name), apart=name in _LARGE) for name in SCENARIOS]
+    cells = [
+        Cell(name, _taking_part(name), at_once=_AT_ONCE.get(name, 0)) for name in SCENARIOS
+    ]
     for name in _VARIED:
         one = Cell(name, _FEW, rounds=3)
         cells += [replace(one, axis="change", change=c) for c in CHANGES if c != one.change]
@@ -125,7 +129,9 @@ def matrix() -> list[Cell]:
         cells.append(replace(one, axis="mounts", mounts=False, peers=_KNOW_MOUNTS))
     crowds = tuple(crowd_of(peer, pods) for pods in CROWDS for peer in IN_CROWDS)
     cells += [Cell(name, crowds, rounds=3, axis="pods") for name in _CROWDED]
-    cells += [Cell(name, _SIZED, rounds=3, axis="size", apart=name in _LARGE) for name in BALLAST]
+    cells += [
+        Cell(name, _SIZED, rounds=3, axis="size", at_once=_AT_ONCE.get(name, 0)) for name in BALLAST
+    ]
     return cells
 
 

@@ -31,7 +31,7 @@ def measure(
             "scenario": cell.scenario,
             "change": cell.change,
             "mounts": cell.mounts,
-            "apart": cell.apart,
+            "at_once": cell.at_once,
             "medium": cell.medium,
             "peers": cell.peers,
             "rounds": cell.rounds,

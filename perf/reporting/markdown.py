@@ -55,7 +55,7 @@ def markdown(book: Book) -> str:
 
 _BASE = "A change of one line in a fresh pod, at 1 Gbit/s"
 _MEMORY = "The machine gave free memory back to its host: fresh pods had to get it again."
-_APART = "Peers one after another: memory cannot hold what all of them have."
+_APART = "Peers in groups, one after the other: memory cannot hold what all of them have."
 _FIRST = (
     "Nothing is cached. Who has a cache writes it: buildsvc beside and after the build, the tars of"
     " buildkit-local and buildkit-cache-dance after it, all else before the build's end."

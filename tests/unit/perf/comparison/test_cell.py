@@ -123,7 +123,7 @@ def test_large_ones_are_measured_apart_and_leave_nothing(
     made: list[FakePeer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake, records = FakePlace(), list[Record]()
-    work = msgspec.structs.replace(task(["a-1", "b", "a-2", "c-cold"], 1), apart=True)
+    work = msgspec.structs.replace(task(["a-1", "b", "a-2", "c-cold"], 1), at_once=1)
     closed: list[tuple[str, list[str]]] = []
 
     def emit(record: Record) -> None:
@@ -158,6 +158,15 @@ def test_large_ones_are_measured_apart_and_leave_nothing(
     # No family's first build is of a state that its later ones come back to.
     again = "as it was"
     assert fake.revised == [again, *["a"] * 4, again, *["b"] * 2, again, "c"]
+
+
+def test_some_families_take_turns_and_then_the_other_ones() -> None:
+    fake, records = FakePlace(), list[Record]()
+    work = msgspec.structs.replace(task(["a-1", "b", "a-2", "c", "d"], 1), at_once=2)
+    Cell(cast("Place", fake), work, records.append).run()
+    assert {r["peer"] for r in records[:9]} == {"a-1", "a-2", "b"}
+    assert {r["peer"] for r in records[9:]} == {"c", "d"}
+    assert fake.forgotten == ["a", "b", "c", "d"]
 
 
 def test_what_was_measured_is_not_measured_again(made: list[FakePeer]) -> None:

@@ -45,6 +45,9 @@ def test_what_needs_much_room_is_known() -> None:
     needy = {cell.name.split(" ")[0] for cell in matrix() if cell.large and cell.axis != "change"}
     assert needy == {"manyfiles", "cache-10gb", "cache-100gb"}
     assert {c.change for c in matrix() if c.large and c.axis == "change"} == {"dockerfile", "base"}
+    groups = {cell.scenario: cell.at_once for cell in matrix() if cell.at_once}
+    assert groups == {"java": 8, "monorepo": 5} | dict.fromkeys(needy, 1)
+    assert all(cell.about()["apart"] == (cell.scenario in groups) for cell in matrix())
 
 
 def test_the_largest_cache_is_simulated_and_says_so() -> None:
