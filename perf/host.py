@@ -241,6 +241,16 @@ def gives_memory_back(order: Path = REPORTING) -> bool:
         return False
 
 
+def killed_for_memory(counters: Path = Path("/proc/vmstat")) -> int:
+    """Return how many processes the kernel has killed for want of memory since it booted."""
+    with suppress(OSError):
+        for line in counters.read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == "oom_kill":
+                return int(value)
+    return 0
+
+
 def revision() -> str:
     """Return the commit that is measured; where files differ from it, with what tells how."""
     commit = _git("describe", "--always").decode().strip()

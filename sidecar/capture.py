@@ -28,8 +28,8 @@ from sidecar.timeline import Kind
 T = TypeVar("T")
 
 #: Seconds that a committed snapshot waits at most for the builds' end before it is captured.
-#: Idle priority is not enough: a cold build of half a minute took a fifth longer with packing beside
-#: it (perf/README.md), perhaps since two virtual processors share a core. A build of many minutes
+#: Idle priority is not enough: packing beside it made a cold build of half a minute a fifth longer
+#: (perf/README.md), perhaps since two virtual processors share a core. A build of many minutes
 #: commits more than should be left for its end.
 _LEFT_ALONE = 60.0
 

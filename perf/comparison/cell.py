@@ -23,7 +23,7 @@ from perf.commandline import INTERRUPTED, interrupt_on_sigterm
 from perf.comparison.peers.contract import Peer, Record
 from perf.comparison.peers.table import peers_of
 from perf.comparison.place import Place, Wanted, opened
-from perf.host import PerfError
+from perf.host import PerfError, killed_for_memory
 
 Emit = Callable[[Record], None]
 
@@ -131,17 +131,22 @@ class Cell:
         if self._task.medium == "disk":
             # What one has written is not to be another one's wait.
             os.sync()
-        load, began = os.getloadavg(), time.time()
+        load, began, killed = os.getloadavg(), time.time(), killed_for_memory()
         about = {"peer": peer.name, "kind": kind, "round": number, "began_unix": began}
+        record: Record | None
         try:
             record = measure()
+            said = "it built"
         except PerfError as error:
+            record, said = None, str(error)[-_SAID:]
+        if killed_for_memory() > killed:
+            record, said = None, f"{said}; the kernel killed a process: memory was used up"
+        if record is None:
             # The others' hours are not lost for it; the next run tries it again.
-            print(f"perf: error: {peer.name} {kind} {number + 1}: {error}", file=sys.stderr)
+            print(f"perf: error: {peer.name} {kind} {number + 1}: {said}", file=sys.stderr)
             self._failed.append(peer.name)
-            self._emit(about | {"error": str(error)[-_SAID:]})
-            return
-        if record:
+            self._emit(about | {"error": said})
+        elif record:
             self._emit(about | {"turn": self._turn, "load_before": load} | record)
 
 

@@ -118,9 +118,7 @@ class Cell:
 
 def matrix() -> list[Cell]:
     """Return every cell: the base, each other axis alone on two scenarios, and caches that grow."""
-    cells = [
-        Cell(name, _taking_part(name), at_once=_AT_ONCE.get(name, 0)) for name in SCENARIOS
-    ]
+    cells = [Cell(name, _taking_part(name), at_once=_AT_ONCE.get(name, 0)) for name in SCENARIOS]
     for name in _VARIED:
         one = Cell(name, _FEW, rounds=3)
         cells += [replace(one, axis="change", change=c) for c in CHANGES if c != one.change]

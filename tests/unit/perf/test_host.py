@@ -137,3 +137,15 @@ def test_whether_free_memory_goes_back_to_the_host(
     if text is not None:
         order.write_text(text)
     assert host.gives_memory_back(order) is given
+
+
+@pytest.mark.parametrize(
+    ("text", "killed"), [("pgfault 12\noom_kill 3\nnr 4\n", 3), ("pgfault 12\n", 0), (None, 0)]
+)
+def test_processes_that_the_kernel_killed_for_memory(
+    tmp_path: Path, text: str | None, killed: int
+) -> None:
+    counters = tmp_path / "vmstat"
+    if text is not None:
+        counters.write_text(text)
+    assert host.killed_for_memory(counters) == killed

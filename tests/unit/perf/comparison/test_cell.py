@@ -160,6 +160,7 @@ def test_large_ones_are_measured_apart_and_leave_nothing(
     assert fake.revised == [again, *["a"] * 4, again, *["b"] * 2, again, "c"]
 
 
+@pytest.mark.usefixtures("made")
 def test_some_families_take_turns_and_then_the_other_ones() -> None:
     fake, records = FakePlace(), list[Record]()
     work = msgspec.structs.replace(task(["a-1", "b", "a-2", "c", "d"], 1), at_once=2)
@@ -193,6 +194,19 @@ def test_a_peer_that_fails_is_left_out_and_the_others_go_on(
     assert [r["error"] for r in records if "error" in r] == ["it does not build"]
     assert capsys.readouterr().err == "perf: error: bad settle 1: it does not build\n"
     assert all(peer.closed for peer in made)
+
+
+@pytest.mark.usefixtures("made")
+def test_a_round_that_the_memory_was_too_small_for_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Before and after the first build and the settling of the one, before and after its round.
+    killed = iter([3, 3, 3, 3, 3, 4, 4])
+    monkeypatch.setattr(cell, "killed_for_memory", lambda: next(killed))
+    records = list[Record]()
+    assert Cell(cast("Place", FakePlace()), task(["one"], 1), records.append).run() == ["one"]
+    assert [r["kind"] for r in records if "error" not in r] == ["first", "settle"]
+    assert records[-1]["error"].startswith("it built; the kernel killed a process")
 
 
 @pytest.mark.usefixtures("made")
