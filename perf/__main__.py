@@ -29,6 +29,7 @@ from perf.reporting.markdown import markdown
 from perf.reporting.plots import draw
 from perf.reporting.verdicts import verdicts
 
+_SCRATCH = "buildsvc-perf"
 #: Bytes below the scratch directory: roots of two pods and a daemon, registry and store.
 _ROOM = 14 << 30
 #: The same where they are gigabytes each, or where nothing of one base serves the next one.
@@ -146,7 +147,7 @@ def _measure(cell: Cell, kept: book.Book, scratch: Path | None) -> None:
         _say(_brief(record))
 
     base = _base(cell, scratch)
-    with host.scratch(base, "buildsvc-perf", alone=True) as directory:
+    with host.scratch(base, _SCRATCH, alone=True) as directory:
         measure(cell, directory, kept.done(cell), begun, save)
 
 
@@ -155,7 +156,7 @@ def _base(cell: Cell, scratch: Path | None) -> Path:
     if scratch is None and cell.medium == "disk":
         base = host.disk()
     else:
-        base = host.scratch_base(scratch, room)
+        base = host.scratch_base(_SCRATCH, scratch, room)
     if cell.medium == "tmpfs" and host.file_system(base) != "tmpfs":
         raise PerfError(f"{base} is no tmpfs, or memory has no {room >> 30} GiB free")
     if cell.medium == "disk" and host.file_system(base) == "tmpfs":

@@ -26,6 +26,8 @@ TOOLS = REPOSITORY / "tools"
 #: Bytes that a comparison of the sample project needs below its scratch directory.
 ROOM = 12 << 30
 
+_MEMORY = Path("/dev/shm")
+
 REPORTING = Path("/sys/module/page_reporting/parameters/page_reporting_order")
 _LARGEST_BLOCK = 10
 """The order above which the kernel has no free block (MAX_PAGE_ORDER)."""
@@ -72,15 +74,18 @@ def output(argv: Sequence[str]) -> str:
     return done.stdout.strip()
 
 
-def scratch_base(chosen: Path | None = None, room: int = ROOM) -> Path:
-    """Return where to work: memory where there is room for it, since disks differ and throttle."""
+def scratch_base(prefix: str, chosen: Path | None = None, room: int = ROOM) -> Path:
+    """Return where to work: memory where there is room for it, since disks differ and throttle.
+
+    ``prefix`` is what `scratch` will be told: what killed programs left takes no room.
+    """
     if chosen is not None:
         if not os.access(chosen, os.W_OK | os.X_OK):
             raise PerfError(f"the scratch directory {chosen} is not a directory one can write to")
         return chosen
-    memory = Path("/dev/shm")
-    if os.access(memory, os.W_OK) and free_bytes(memory) >= room:
-        return memory
+    _remove_abandoned(_MEMORY, prefix)
+    if os.access(_MEMORY, os.W_OK) and free_bytes(_MEMORY) >= room:
+        return _MEMORY
     return disk()
 
 
@@ -120,10 +125,8 @@ def scratch(base: Path, prefix: str, *, alone: bool = False) -> Iterator[Path]:
     machine has none left. ``alone``: raise PerfError where another program works in one, for two
     that measure at one time take the processors from each other.
     """
-    for old in base.glob(f"{prefix}-????????"):
-        if _abandoned(old):
-            remove_tree(old)
-        elif alone and _held(old):
+    for old in _remove_abandoned(base, prefix):
+        if alone and _held(old):
             raise PerfError(f"something else is being measured in {old}: wait for it, or end it")
     directory = Path(tempfile.mkdtemp(prefix=f"{prefix}-", dir=base))
     with _locked(directory):
@@ -131,6 +134,15 @@ def scratch(base: Path, prefix: str, *, alone: bool = False) -> Iterator[Path]:
             yield directory
         finally:
             remove_tree(directory)
+
+
+def _remove_abandoned(base: Path, prefix: str) -> list[Path]:
+    """Remove the scratch directories of programs that were killed, and return the other ones."""
+    found = list(base.glob(f"{prefix}-????????"))
+    for old in found:
+        if _abandoned(old):
+            remove_tree(old)
+    return [old for old in found if old.exists()]
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from perf.commandline import add_places, new_output, parser, run_rootless
 from perf.twopods import Story, Wanted
 
 _MEGABYTE = 1e6
+_SCRATCH = "buildsvc-run"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,7 +52,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> int:
-    base = host.scratch_base(options.scratch)
+    base = host.scratch_base(_SCRATCH, options.scratch)
     free = host.free_bytes(base)
     print(f"Working below {base} ({free / 1e9:.0f} GB free); it is emptied afterwards.")
     if free < host.ROOM:
@@ -59,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
     wanted_output = options.output or new_output("run")
     # Found out now, not after minutes of work.
     wanted_output.touch()
-    with host.scratch(base, "buildsvc-run") as scratch:
+    with host.scratch(base, _SCRATCH) as scratch:
         result = Story(_wanted(options, scratch), lambda text: print(text, flush=True)).tell()
     result |= {"machine": host.machine(), "versions": host.versions(), "unix": time.time()}
     wanted_output.write_text(json.dumps(result, indent=2) + "\n")

@@ -25,6 +25,8 @@ from perf.commandline import add_places, new_output, parser, run_rootless
 #: Free bytes that a scenario needs: roots of several daemons, store and registry.
 ROOM = {"sample": 12 << 30, "smallfiles": 4 << 30, "large": 20 << 30}
 
+_SCRATCH = "buildsvc-bench"
+
 QUICK = Plan(rounds=3, cold_rounds=1, registry_cache=True)
 
 
@@ -82,11 +84,11 @@ def _run(options: argparse.Namespace) -> int:
     output = options.output or new_output("bench")
     book = _Book(output, plan)
     for name in names:
-        base = host.scratch_base(options.scratch, ROOM[name])
+        base = host.scratch_base(_SCRATCH, options.scratch, ROOM[name])
         if host.file_system(base) != "tmpfs":
             print(f"bench: {base} is no tmpfs: a disk's figures spread", file=sys.stderr)
         with (
-            host.scratch(base, "buildsvc-bench", alone=True) as scratch,
+            host.scratch(base, _SCRATCH, alone=True) as scratch,
             site(name, scratch) as place,
         ):
             Rounds(place, plan, book.save, lambda text: print(text, flush=True)).run()

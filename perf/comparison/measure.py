@@ -52,9 +52,18 @@ def _run(command: Sequence[str], save: Callable[[Record], None]) -> None:
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                save(json.loads(line))
+                save(_record(line))
         except BaseException:
             process.terminate()
+            # It has daemons to stop, on this network and in this directory.
+            process.wait()
             raise
     if process.returncode:
         raise PerfError(f"the comparison ended with {process.returncode}")
+
+
+def _record(line: str) -> Record:
+    try:
+        return dict(json.loads(line))
+    except ValueError as error:
+        raise PerfError(f"the comparison ended in the middle of {line[:80]!r}") from error

@@ -126,7 +126,7 @@ def _go_on(book: Book, options: argparse.Namespace) -> int:
 
     @contextmanager
     def place(room: int) -> Iterator[Path]:
-        with host.scratch(host.scratch_base(options.scratch, room), "bs") as directory:
+        with host.scratch(host.scratch_base("bs", options.scratch, room), "bs") as directory:
             directory.chmod(0o755)
             yield directory
 

@@ -12,6 +12,6 @@ from perf.host import scratch, scratch_base
 @contextmanager
 def in_memory(room: int) -> Iterator[Path]:
     """A directory that other users can enter, in memory if so many bytes fit there."""
-    with scratch(scratch_base(room=room), "bs") as directory:
+    with scratch(scratch_base("bs", room=room), "bs") as directory:
         directory.chmod(0o755)
         yield directory

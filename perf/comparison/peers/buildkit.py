@@ -254,6 +254,8 @@ class Local(BuildKit):
         """A directory for each image."""
         where = self._directory / target
         if first:
+            # buildx lets a bake write to directories that are there.
+            where.mkdir(parents=True, exist_ok=True)
             return Caches(written=f"type=local,dest={where},mode=max")
         return Caches(read=f"type=local,src={where}")
 

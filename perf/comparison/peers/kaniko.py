@@ -101,8 +101,7 @@ class Kaniko(Peer):
             *("--context=dir:///workspace", "--force", "--log-format=json"),
             f"--dockerfile=/workspace/{dockerfile.relative_to(job.context)}",
             f"--destination={job.image}",
-            # What it has unpacked and built must not be in the next image.
-            *([f"--target={job.target}", "--cleanup"] if job.target else ()),
+            *([f"--target={job.target}"] if job.target else ()),
             *(f"--build-arg={name}={value}" for name, value in job.arguments.items()),
             *("--insecure", f"--insecure-registry={host}"),
             *("--cache=true", f"--cache-repo={host}/{self._repository()}"),
@@ -117,6 +116,9 @@ class Kaniko(Peer):
     def _build(self, *options: str) -> Record:
         jobs = self.place.project.jobs(self.image().rpartition(":")[0])
         calls = [[*self.arguments(job), *options] for job in jobs]
+        for call in calls[:-1]:
+            # What it has unpacked and built must not be in the next image.
+            call.append("--cleanup")
         with _root(self.place.fresh("kaniko")) as root:
             images = [job.image for job in jobs]
             return _run(root, self.place.project.context, calls, images)

@@ -54,6 +54,18 @@ def test_what_a_killed_program_left_is_removed_by_the_next(tmp_path: Path) -> No
         assert list(tmp_path.iterdir()) == [directory]
 
 
+def test_what_a_killed_program_left_takes_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_MEMORY", tmp_path)
+    monkeypatch.setattr(host, "free_bytes", lambda where: 3 - len(list(where.iterdir())))
+    process, left = _holder(tmp_path)
+    assert host.scratch_base("bs", room=3) == host.disk()
+    _end(process)
+    assert host.scratch_base("bs", room=3) == tmp_path
+    assert not left.exists()
+
+
 def test_what_a_living_program_has_stays(tmp_path: Path) -> None:
     process, held = _holder(tmp_path)
     try:

@@ -16,11 +16,12 @@ from perf.comparison.peers.buildkit import (
     BuildKit,
     Caches,
     Inline,
+    Local,
     Plain,
     Registry,
     build_spans,
 )
-from perf.comparison.place import Bucket, Place
+from perf.comparison.place import Bucket, Place, Store
 from perf.project import Project
 
 _SECRET = "not to be shown"
@@ -100,6 +101,16 @@ def test_credentials_of_s3_are_the_daemons_alone(place: Place) -> None:
     assert peer.caches("", first=False) == Caches(read=f"{where},{how}")
     assert peer.credentials() == {"AWS_SECRET_ACCESS_KEY": _SECRET}
     assert _SECRET not in repr(place.bucket())
+
+
+def test_a_bake_finds_the_directories_that_it_writes_its_caches_to(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(place, "store", lambda _: Store(tmp_path, "http://store"), raising=False)
+    written = Local(place).caches("one", first=True).written
+    assert written == "type=local,dest=one,mode=max"
+    assert (tmp_path / "one").is_dir()
 
 
 def test_several_images_are_baked_each_with_a_cache_of_its_own(place: Place) -> None:

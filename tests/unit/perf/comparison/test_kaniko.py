@@ -16,6 +16,7 @@ import pytest
 from perf.change import Line
 from perf.comparison import place
 from perf.comparison.peers import kaniko
+from perf.comparison.peers.contract import Record
 from perf.comparison.peers.kaniko import Kaniko
 from perf.comparison.peers.kanikolog import message, read_log
 from perf.comparison.place import Place
@@ -117,6 +118,26 @@ def test_a_dockerfile_without_mounts_is_preferred(where: Place) -> None:
     assert "--dockerfile=/workspace/Dockerfile.plain" in Kaniko(where).arguments(
         where.project.job(IMAGE)
     )
+
+
+def test_of_many_images_each_but_the_last_is_cleaned_up(
+    where: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where.project = replace(where.project, targets=("one", "two", "three"))
+    told: list[list[str]] = []
+
+    def run(_root: Path, _context: Path, calls: list[list[str]], _images: list[str]) -> Record:
+        told.extend(calls)
+        return {}
+
+    monkeypatch.setattr(kaniko, "_run", run)
+    Kaniko(where).again()
+    assert ["--cleanup" in call for call in told] == [True, True, False]
+    assert [word for call in told for word in call if word.startswith("--target")] == [
+        "--target=one",
+        "--target=two",
+        "--target=three",
+    ]
 
 
 def test_large_layers_are_not_compressed_in_memory(where: Place) -> None:
