@@ -79,21 +79,21 @@ class Cell:
         try:
             while left:
                 families = list(dict.fromkeys(peer.family for peer in left))
-                now = families[: self._task.at_once or None]
-                turn = [peer for peer in left if peer.family in now]
+                families = families[: self._task.at_once or None]
+                turn = [peer for peer in left if peer.family in families]
                 self._turns(turn)
                 left = [peer for peer in left if peer not in turn]
-                self._end(turn)
+                self._end(turn, families)
         finally:
             for peer in left:
                 peer.close()
         return self._failed
 
-    def _end(self, turn: Sequence[Peer]) -> None:
+    def _end(self, turn: Sequence[Peer], families: Sequence[str]) -> None:
         for peer in turn:
             peer.close()
         if self._task.at_once:
-            for family in dict.fromkeys(peer.family for peer in turn):
+            for family in families:
                 self._place.forget(family)
 
     def _turns(self, peers: Sequence[Peer]) -> None:

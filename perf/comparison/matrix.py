@@ -72,8 +72,6 @@ class Cell:
     network: str = "1gbit-1ms"
     medium: str = "tmpfs"
     mounts: bool = True
-    #: How many families of peers take turns, before the next ones do; all where it is 0.
-    at_once: int = 0
 
     @property
     def name(self) -> str:
@@ -81,6 +79,11 @@ class Cell:
         mounts = "" if self.mounts else " without-mounts"
         pods = " pods" if self.axis == "pods" else ""
         return f"{self.scenario} {self.change} {self.network} {self.medium}{mounts}{pods}"
+
+    @property
+    def at_once(self) -> int:
+        """How many families of peers take turns, before the next ones do; all where it is 0."""
+        return _AT_ONCE.get(self.scenario, 0)
 
     @property
     def large(self) -> bool:
@@ -118,7 +121,7 @@ class Cell:
 
 def matrix() -> list[Cell]:
     """Return every cell: the base, each other axis alone on two scenarios, and caches that grow."""
-    cells = [Cell(name, _taking_part(name), at_once=_AT_ONCE.get(name, 0)) for name in SCENARIOS]
+    cells = [Cell(name, _taking_part(name)) for name in SCENARIOS]
     for name in _VARIED:
         one = Cell(name, _FEW, rounds=3)
         cells += [replace(one, axis="change", change=c) for c in CHANGES if c != one.change]
@@ -127,9 +130,7 @@ def matrix() -> list[Cell]:
         cells.append(replace(one, axis="mounts", mounts=False, peers=_KNOW_MOUNTS))
     crowds = tuple(crowd_of(peer, pods) for pods in CROWDS for peer in IN_CROWDS)
     cells += [Cell(name, crowds, rounds=3, axis="pods") for name in _CROWDED]
-    cells += [
-        Cell(name, _SIZED, rounds=3, axis="size", at_once=_AT_ONCE.get(name, 0)) for name in BALLAST
-    ]
+    cells += [Cell(name, _SIZED, rounds=3, axis="size") for name in BALLAST]
     return cells
 
 

@@ -14,12 +14,10 @@ import argparse
 import json
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from perf import host
 from perf.commandline import add_places, new_output, parser, run_rootless
 from tests.campaign import (
     badstore,
@@ -37,6 +35,7 @@ from tests.campaign.book import Book, new_book, open_book
 from tests.campaign.points import CampaignError, Point
 from tests.campaign.report import markdown
 from tests.campaign.runner import Runner
+from tests.integration.memory import in_memory
 
 POINTS: tuple[Point, ...] = (
     kills.POINT,
@@ -124,14 +123,8 @@ def _go_on(book: Book, options: argparse.Namespace) -> int:
         if point.number in wanted
     ]
 
-    @contextmanager
-    def place(room: int) -> Iterator[Path]:
-        with host.scratch(host.scratch_base("bs", options.scratch, room), "bs") as directory:
-            directory.chmod(0o755)
-            yield directory
-
     try:
-        return Runner(book, place, _say).run(chosen)
+        return Runner(book, lambda room: in_memory(room, options.scratch), _say).run(chosen)
     finally:
         summary = book.path.with_suffix(".md")
         summary.write_text(_summary(book.content))

@@ -10,8 +10,8 @@ from perf.host import scratch, scratch_base
 
 
 @contextmanager
-def in_memory(room: int) -> Iterator[Path]:
-    """A directory that other users can enter, in memory if so many bytes fit there."""
-    with scratch(scratch_base("bs", room=room), "bs") as directory:
+def in_memory(room: int, chosen: Path | None = None) -> Iterator[Path]:
+    """A directory that other users can enter: in the chosen one, or in memory if it has room."""
+    with scratch(scratch_base("bs", chosen, room), "bs") as directory:
         directory.chmod(0o755)
         yield directory
