@@ -26,13 +26,18 @@ class Step:
     name: str
     cached: bool = False
     error: str = ""
-    #: Seconds of each interval by its start: BuildKit may run a vertex in several.
+    #: Seconds of each interval by its start: BuildKit may run a vertex in several. Of images that
+    #: are built at once, each that needs the step tells of it, by a clock some microseconds off.
     intervals: dict[str, float] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
-        """How long it ran."""
-        return 0.0 if self.cached else sum(self.intervals.values())
+        """How long it ran; a moment in several intervals counts once."""
+        ran = until = 0.0
+        for began, took in sorted((_seconds(at), took) for at, took in self.intervals.items()):
+            ran += max(began + took - max(began, until), 0.0)
+            until = max(until, began + took)
+        return 0.0 if self.cached else ran
 
     @property
     def ended_unix(self) -> float:

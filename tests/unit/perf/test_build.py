@@ -48,6 +48,16 @@ def test_seconds_are_summed_over_intervals_and_repeated_events_count_once() -> N
     assert step.seconds == pytest.approx(2.0, abs=1e-6)
 
 
+def test_a_step_of_several_images_counts_once() -> None:
+    told = [("01.000002", "11"), ("01", "10.999998"), ("09", "10"), ("12", "13")]
+    lines = [_line(vertexes=[_vertex("x", began, ended)]) for began, ended in told]
+
+    step = read_progress(lines).steps["sha256:x"]
+
+    assert step.seconds == pytest.approx(11.0, abs=1e-5)
+    assert step.ended_unix - step.seconds == pytest.approx(1795255202, abs=1e-3)
+
+
 def test_a_cached_step_takes_no_time() -> None:
     lines = [_line(vertexes=[_vertex("x", "01", "05", cached=True)])]
 
