@@ -18,8 +18,8 @@ from sidecar.timeline import Kind, Span
 log = get_logger(__name__)
 
 _DIED = "buildkitd died"
-_UNTOLD = "buildkitd has not stored how it ended"
-_LOOK_AGAIN = 5.0
+_UNTOLD = "buildkitd has not stored how it ended, as where there is no space left on device"
+_LOOK_AGAIN = 3.0
 """Seconds between two questions while builds run: no event tells of an end that is not stored."""
 
 

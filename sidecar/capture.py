@@ -31,7 +31,7 @@ T = TypeVar("T")
 #: Idle priority is not enough: packing beside it made a cold build of half a minute a fifth longer
 #: (perf/README.md), perhaps since two virtual processors share a core. A build of many minutes
 #: commits more than should be left for its end.
-_LEFT_ALONE = 60.0
+LEFT_ALONE = 60.0
 
 #: How an upload can end besides the store's refusals, which are kept for later.
 _FAILURES = (OSError, grpc.aio.AioRpcError)
@@ -178,7 +178,7 @@ class Captures:
     """
 
     def __init__(
-        self, agent: AgentClient, uploads: Uploads, *, left_alone: float = _LEFT_ALONE
+        self, agent: AgentClient, uploads: Uploads, *, left_alone: float = LEFT_ALONE
     ) -> None:
         self._agent = agent
         self._uploads = uploads
@@ -194,6 +194,7 @@ class Captures:
         self._committed: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
         self._nothing_builds = asyncio.Event()
         self._nothing_builds.set()
+        self._something_builds = asyncio.Event()
         self._captures: set[asyncio.Task[list[tuple[ObjectKey, str]]]] = set()
 
     def committed(self, name: str) -> None:
@@ -205,7 +206,9 @@ class Captures:
         """Leave the processors to builds, or no more."""
         if running:
             self._nothing_builds.clear()
+            self._something_builds.set()
         else:
+            self._something_builds.clear()
             self._nothing_builds.set()
 
     async def run(self) -> None:
@@ -225,20 +228,24 @@ class Captures:
             finally:
                 self._committed.task_done()
 
-    async def drained(self) -> None:
+    async def drained(self) -> bool:
         """Wait until everything committed or asked for so far has been captured.
+
+        Return False when a build runs first: what is still in the queue then waits for its end.
 
         Raises:
             StoreError: the store takes no packs, so the packer has no room to go on.
         """
-        joining = asyncio.ensure_future(self._committed.join())
+        joining = asyncio.ensure_future(self._joined())
         try:
-            await self._uploads.completing(joining)
+            if not await self._uploads.completing(joining):
+                return False
         finally:
             joining.cancel()
         for earlier in list(self._captures):
             with suppress(*_FAILURES):
                 await self._uploads.completing(earlier)
+        return True
 
     async def capture(self, request: agent_pb2.CaptureRequest) -> list[tuple[ObjectKey, str]]:
         """Run one capture with its uploads; return what was skipped and why.
@@ -301,6 +308,17 @@ class Captures:
         for task in self._captures:
             task.cancel()
         await asyncio.gather(*self._captures, return_exceptions=True)
+
+    async def _joined(self) -> bool:
+        joining = asyncio.ensure_future(self._committed.join())
+        building = asyncio.ensure_future(self._something_builds.wait())
+        ends: list[asyncio.Future[Any]] = [joining, building]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            return joining.done()
+        finally:
+            for end in ends:
+                end.cancel()
 
     async def _capture(self, request: agent_pb2.CaptureRequest) -> list[tuple[ObjectKey, str]]:
         skipped: list[tuple[ObjectKey, str]] = []

@@ -147,7 +147,8 @@ class Checkpointer:
         await self._expect_idle()
         if self._max_used_space:
             await self._prune(max_used_space=self._max_used_space)
-        await self._captures.drained()
+        if not await self._captures.drained():
+            raise NotIdle("a build has begun")
         for _ in range(_ATTEMPTS):
             picture = await self._take(await self._stored.forget_lost())
             if not picture.outdated():

@@ -17,7 +17,7 @@ from sidecar.agentclient import AgentClient
 from sidecar.buildkit import BuildKit
 from sidecar.builds import Builds
 from sidecar.cachestore import UPLOADS
-from sidecar.capture import Captures, Uploads
+from sidecar.capture import LEFT_ALONE, Captures, Uploads
 from sidecar.checkpoint import Checkpointer, Daemon
 from sidecar.commands import agent_command
 from sidecar.daemon import ANSWERS_WITHIN, Buildkitd, Lost
@@ -184,7 +184,9 @@ class Epoch:
                     self._store, self._agent, self.inherited.catalog, self._status, UPLOADS,
                     collection=self.inherited.collection,
                 )  # fmt: skip
-                self._captures = Captures(self._agent, self._uploads)
+                # Whatever is left for the end has the grace period at most.
+                left_alone = min(LEFT_ALONE, self._settings.grace)
+                self._captures = Captures(self._agent, self._uploads, left_alone=left_alone)
                 running.append(tasks.create_task(self._uploads.learn(), name="collections"))
                 running.append(tasks.create_task(self._captures.run(), name="capture"))
             try:

@@ -33,8 +33,8 @@ log = get_logger(__name__)
 
 #: Seconds until a daemon that did not answer is asked again.
 _AGAIN_AFTER = 1.0
-#: Times that records which a daemon keeps are dropped: with a build they end a moment after it,
-#: and each of a pair is told under one name.
+#: Times that records which an idle daemon keeps are dropped: with a build they end a moment after
+#: it, and each of a pair is told under one name.
 _TRIES = 5
 
 
@@ -70,6 +70,10 @@ class Inherited:
         self.losses = losses
         self._look_again = asyncio.Event()
         losses.told = self._look_again.set
+        self._builds = 0
+        self._publishes = False
+        #: How often the records that a daemon keeps are still to be dropped.
+        self._tries = _TRIES
         #: Records that the daemon may not serve builds with: what they need is lost.
         self.unfit: tuple[str, ...] = ()
         #: Whether leases do not work here, so that blobs must be on disk before the daemon.
@@ -162,13 +166,14 @@ class Inherited:
     async def drop_lost(self, api: BuildKit) -> None:
         """Have a running daemon drop what turns out to be lost before a build asks for it.
 
-        It keeps records that a build uses, so it is told again when builds have ended. Layers
-        alone: a blob that is lost is asked for only by who pushes the layer to another registry.
+        It keeps records that a build uses, so it is told again when builds have ended, and some
+        more times. Layers alone: a blob that is lost is asked for only by who pushes the layer to
+        another registry.
         """
         if self._ready is None or self._restorer is None:
             return
         known: list[ObjectKey] = []
-        left, tries = frozenset[str](), 0
+        left = frozenset[str]()
         while True:
             await self._look_again.wait()
             self._look_again.clear()
@@ -181,12 +186,18 @@ class Inherited:
                 if lost != known:
                     left, gone = await find_unfit(self._ready, lost, self._paths)
                     self._restorer.skip(frozenset(gone))
-                    known, tries = lost, _TRIES
-                if left and tries:
+                    known, self._tries = lost, _TRIES
+                if left and self._tries:
                     dropped = await api.prune([f"id=={record}" for record in left])
-                    left, tries = left - dropped, tries - 1
+                    left -= dropped
+                    self._tries -= 1
                     self._status.dropped(len(dropped))
-                    log.warning("the store has lost layers", dropped=len(dropped), left=len(left))
+                    if dropped or self._tries == _TRIES - 1:
+                        log.warning(
+                            "the store has lost layers", dropped=len(dropped), left=len(left)
+                        )
+                    if left and not self._builds:
+                        asyncio.get_running_loop().call_later(_AGAIN_AFTER, self._look_again.set)
             except grpc.aio.AioRpcError:
                 # It may be starting again.
                 await asyncio.sleep(_AGAIN_AFTER)
@@ -204,10 +215,20 @@ class Inherited:
 
     def builds_run(self, count: int) -> None:
         """Leave the processor to the builds, if there are any; drop what is lost after them."""
-        if self._restorer is not None:
-            self._restorer.build_runs(running=count > 0)
+        self._builds = count
+        self._leave_alone()
         if not count and self.losses:
+            self._tries = _TRIES
             self._look_again.set()
+
+    def publishes(self, *, under_way: bool) -> None:
+        """Leave processor and link to a publication."""
+        self._publishes = under_way
+        self._leave_alone()
+
+    def _leave_alone(self) -> None:
+        if self._restorer is not None:
+            self._restorer.hold(held=self._builds > 0 or self._publishes)
 
     @property
     def key(self) -> CacheKey | None:

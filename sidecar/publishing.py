@@ -207,6 +207,14 @@ class Publishing:
             )
 
     async def _take_and_publish(self, span: Span) -> tuple[Picture, Generation]:
+        """Take a picture and publish it, while nothing is fetched that nobody waits for."""
+        self._epoch.inherited.publishes(under_way=True)
+        try:
+            return await self._until_published(span)
+        finally:
+            self._epoch.inherited.publishes(under_way=False)
+
+    async def _until_published(self, span: Span) -> tuple[Picture, Generation]:
         """Take a picture and publish it; again, when the store was collected meanwhile."""
         for attempt in range(_COLLECTIONS + 1):
             picture = await self._take()

@@ -23,14 +23,17 @@ from sidecar.timeline import Kind, Span
 _OPEN_PREFETCHES = 6
 #: Part of the time for a demand that is spent at most on waiting for a sibling's files.
 _SIBLINGS_PART = 0.25
-#: Seconds after a build in which no other one comes: until then the pod publishes, and most end.
+#: Seconds after a build or a publication in which no other one comes: most pods end there.
 _QUIET = 3.0
 
 
 class _Object:
     """One snapshot or blob of the generation and how far it is."""
 
-    __slots__ = ("content", "demanded", "done", "fill", "key", "sibling", "span", "task", "urgency")
+    __slots__ = (
+        "content", "demanded", "done", "fill", "key", "removed", "sibling", "span", "task",
+        "urgency",
+    )  # fmt: skip
 
     def __init__(self, key: ObjectKey, content: Content) -> None:
         self.key = key
@@ -40,6 +43,8 @@ class _Object:
         self.span: Span | None = None
         self.fill: Fill | None = None
         self.done = False
+        #: Whether the daemon did not want it any more when it was fetched.
+        self.removed = False
         #: What it is linked from, if it was there or under way when this one was started.
         self.sibling: _Object | None = None
         self.demanded = asyncio.Event()
@@ -93,11 +98,11 @@ class Restorer:
 
     Prefetching follows the trace of the last build from the first moment: what is downloaded
     before the agent has ``loaded`` the generation waits in the staging directory. What no trace
-    names is fetched only while no build runs, nor has just ended: it would take the processor
-    from the build, and the link from its publication; what is under way then stops at its next
-    segment. A demand is served before everything else; one that is not served within
-    ``demand_timeout`` seconds, or cannot be, ends in ``on_lost`` with the reason, because
-    buildkitd's database then names something that cannot be had.
+    names is fetched only while neither a build nor a publication runs, nor has just ended: it
+    would take processor and link from them; what is under way then stops at its next segment. A
+    demand is served before everything else; one that is not served within ``demand_timeout``
+    seconds, or cannot be, ends in ``on_lost`` with the reason, because buildkitd's database then
+    names something that cannot be had.
 
     Of two snapshots with largely the same files, one is fetched; the other waits for it and
     becomes links of it. Nothing waits for what was started later, so nothing waits for itself.
@@ -117,7 +122,7 @@ class Restorer:
     ) -> None:
         """``room``: whether so many bytes that nobody has asked for may be put on disk.
 
-        ``quiet``: seconds after a build until what no trace names is fetched again.
+        ``quiet``: seconds after ``hold`` has ended until what no trace names is fetched again.
         """
         self._agent = agent
         self._downloads = downloads
@@ -173,11 +178,11 @@ class Restorer:
         self._trace = deque(key for key in self._trace if key not in keys)
         self._rest = deque(key for key in self._rest if key not in keys)
 
-    def build_runs(self, *, running: bool) -> None:
-        """Hold back what no trace names while a build runs."""
+    def hold(self, *, held: bool) -> None:
+        """Hold back what no trace names: a build or a publication runs."""
         if self._calming is not None:
             self._calming.cancel()
-        if running:
+        if held:
             self._calm = False
             self._downloads.hold_rest(held=True)
         elif not self._calm:
@@ -251,6 +256,7 @@ class Restorer:
         if item.done or item.running or self._tasks is None:
             return
         self._open += 1
+        item.removed = False
         others = [self._objects[key] for key in self._siblings.get(item.key, ())]
         local = (other for other in others if other.done)
         item.sibling = next(local, next((other for other in others if other.running), None))
@@ -281,7 +287,8 @@ class Restorer:
                 deadline = max(deadline, began + self._demand_timeout)
             elif self._downloads.finished != finished:
                 deadline = now() + self._demand_timeout
-        if not item.done:
+        # Whoever asked for what is removed does not wait any more.
+        if not item.done and not item.removed:
             self.given_up = item.key
             ended = item.task.done()
             reason = "could not be fetched" if ended else f"took over {self._demand_timeout:g} s"
@@ -339,6 +346,7 @@ class Restorer:
             item.done = True
             span.end("ok", why=item.why, bytes=fill.stored, linked=fill.linked)
         except grpc.aio.AioRpcError as failure:
+            item.removed = failure.code() is grpc.StatusCode.NOT_FOUND
             self._status.failed(failure)
             span.end("failed", why=item.why, error=failure.details() or failure.code().name)
         except FAILURES as failure:

@@ -114,6 +114,8 @@ class Filling:
         self._bytes = 0
         self._files = 0
         self._complete = asyncio.Event()
+        #: Segments that nobody works on yet, and None at their end.
+        self._arrived: asyncio.Queue[agent_pb2.Segment | None] = asyncio.Queue()
 
     async def run(
         self, segments: AsyncIterator[agent_pb2.Segment]
@@ -134,29 +136,45 @@ class Filling:
             await asyncio.gather(worker, return_exceptions=True)
 
     async def _work(self, segments: AsyncIterator[agent_pb2.Segment]) -> None:
+        # All the time: between segments a call tells of a new priority.
+        reading = asyncio.create_task(self._read(segments), name=f"requests {self._key.name}")
+        try:
+            await self._put(reading)
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _read(self, segments: AsyncIterator[agent_pb2.Segment]) -> None:
+        try:
+            async for segment in segments:
+                self._arrived.put_nowait(segment)
+        finally:
+            self._arrived.put_nowait(None)
+
+    async def _put(self, reading: asyncio.Task[None]) -> None:
         prepared = await self._target.prepare()
         self._missing = set(prepared.wanted)
         if self._tell_wanted:
             wanted = agent_pb2.WantedChunks(chunks=prepared.wanted, linked=prepared.linked.count(1))
             self._answers.put_nowait(agent_pb2.FillResponse(wanted=wanted))
-        await self._receive(segments)
+        await self._receive(reading)
         await self._target.finish()
         self._residency.mark_local(self._key)
         done = agent_pb2.FillDone(bytes=self._bytes, files=self._files)
         self._answers.put_nowait(agent_pb2.FillResponse(done=done))
 
-    async def _receive(self, segments: AsyncIterator[agent_pb2.Segment]) -> None:
+    async def _receive(self, reading: asyncio.Task[None]) -> None:
         """Returns when all chunks are written, whether or not the segments have ended."""
         if not self._missing:
             self._check_wanted()
             return
         try:
             async with asyncio.TaskGroup() as group:
-                reader = group.create_task(self._read(segments, group))
+                taker = group.create_task(self._take(reading, group))
                 complete = group.create_task(self._complete.wait())
                 # No segment may come for as long as a build runs, and the disk may be full.
                 removed = group.create_task(self._residency.removed(self._key))
-                ends = {reader, complete, removed}
+                ends = {taker, complete, removed}
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 # Segments that have come are still worked on, in this group.
                 for end in ends:
@@ -169,11 +187,10 @@ class Filling:
             missing = len(self._missing)
             raise FailedPrecondition(f"{missing} chunks of {self._key.name} were never sent")
 
-    async def _read(
-        self, segments: AsyncIterator[agent_pb2.Segment], group: asyncio.TaskGroup
-    ) -> None:
-        async for segment in segments:
+    async def _take(self, reading: asyncio.Task[None], group: asyncio.TaskGroup) -> None:
+        while (segment := await self._arrived.get()) is not None:
             group.create_task(self._fill(segment))
+        await asyncio.shield(reading)
 
     async def _fill(self, segment: agent_pb2.Segment) -> None:
         self._check_wanted()

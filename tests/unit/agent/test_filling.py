@@ -30,10 +30,13 @@ class Scripted:
         self.error: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
+        self.prepares = asyncio.Event()
+        self.prepares.set()
         self.begun = asyncio.Semaphore(0)
         self.finished = False
 
     async def prepare(self) -> Prepared:
+        await self.prepares.wait()
         return Prepared(self.wanted if self.wanted is not None else range(self.chunks), b"\1\0\1")
 
     async def fill(self, segment: agent_pb2.Segment) -> FillResult:
@@ -56,6 +59,7 @@ class Sender:
         self._directory = directory
         self._queue: asyncio.Queue[agent_pb2.Segment | None] = asyncio.Queue()
         self.paths: list[Path] = []
+        self.taken = asyncio.Event()
 
     def send(self, *chunks: int) -> None:
         path = self._directory / f"segment-{len(self.paths)}"
@@ -69,6 +73,7 @@ class Sender:
 
     async def segments(self) -> AsyncIterator[agent_pb2.Segment]:
         while (segment := await self._queue.get()) is not None:
+            self.taken.set()
             yield segment
 
 
@@ -110,6 +115,18 @@ async def test_segments_are_worked_on_at_once_and_released(
     assert (done.done.files, done.done.bytes) == (4, 40)
     assert target.finished
     assert residency.is_local(KEY)
+
+
+async def test_requests_are_read_before_there_is_work_for_them(
+    sender: Sender, residency: Residency
+) -> None:
+    """They tell of priorities too."""
+    target = Scripted(1)
+    target.prepares = sender.taken
+    sender.send(0)
+    async with asyncio.timeout(10):
+        *_, done = await answers(target, sender, residency)
+    assert done.HasField("done")
 
 
 async def test_corrupt_chunks_may_come_again(sender: Sender, residency: Residency) -> None:

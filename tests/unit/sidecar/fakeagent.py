@@ -36,6 +36,8 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
         self.corrupt: Counter[str] = Counter()
         #: Objects whose fill ends with an error.
         self.refused: set[str] = set()
+        #: Objects that are not known any more when they are to be filled.
+        self.removed: set[str] = set()
         #: Objects whose fill waits for the event.
         self.held: dict[str, asyncio.Event] = {}
         #: What Capture answers to each request, and the requests.
@@ -73,6 +75,8 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
                     await self.held[name].wait()
                 if name in self.refused:
                     await context.abort(grpc.StatusCode.INTERNAL, "the disk is full")
+                if name in self.removed:
+                    await context.abort(grpc.StatusCode.NOT_FOUND, "it is not wanted any more")
                 continue
             if request.WhichOneof("request") == "priority":
                 continue

@@ -22,6 +22,9 @@ class FakeDaemon(control_pb2_grpc.ControlServicer):
         #: Filters of what it was asked to prune, and whether it can.
         self.pruned: list[str] = []
         self.prune_fails = False
+        #: So many times it uses what it is to prune; and each time that it is asked to.
+        self.keeps = 0
+        self.asked_to_prune = asyncio.Semaphore(0)
         #: Builds that end as soon as it has answered which ones are under way.
         self.ends_when_asked: list[str] = []
         self._active: dict[str, control_pb2.BuildHistoryRecord] = {}
@@ -84,8 +87,12 @@ class FakeDaemon(control_pb2_grpc.ControlServicer):
         self, request: control_pb2.PruneRequest, context: Context
     ) -> AsyncIterator[control_pb2.UsageRecord]:
         self.pruned += request.filter
+        self.asked_to_prune.release()
         if self.prune_fails:
             await context.abort(grpc.StatusCode.INTERNAL, "the disk is full")
+        self.keeps -= 1
+        if self.keeps >= 0:
+            return
         for filter_ in request.filter:
             if filter_.startswith("id=="):
                 yield control_pb2.UsageRecord(ID=filter_.removeprefix("id=="))

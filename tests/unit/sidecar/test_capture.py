@@ -274,7 +274,7 @@ async def test_what_a_build_commits_waits_for_its_end_for_some_time(
         captures.builds_run(running=True)
         captures.committed("a")
         if not left_alone:
-            await captures.drained()
+            await captures._committed.join()
         # By the second one's answer the agent has what was asked for before.
         for _ in range(2):
             await captures.capture(other)
@@ -283,6 +283,21 @@ async def test_what_a_build_commits_waits_for_its_end_for_some_time(
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     assert [name for request in agent.captured for name in request.snapshots] == order
+
+
+async def test_nobody_waits_for_what_waits_for_a_builds_end(tmp_path: Path) -> None:
+    agent = FakeAgent()
+    agent.captures = [[tree_event("a")]]
+    async with scene(tmp_path, agent) as (captures, _, _, _):
+        captures.builds_run(running=True)
+        running = asyncio.create_task(captures.run())
+        captures.committed("a")
+        assert not await captures.drained()
+        captures.builds_run(running=False)
+        assert await captures.drained()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert list(captures.trees) == ["a"]
 
 
 async def test_a_capture_that_fails_does_not_end_those_that_follow(tmp_path: Path) -> None:

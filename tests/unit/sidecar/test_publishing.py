@@ -58,6 +58,10 @@ class FakeInherited:
     def __init__(self, root: cache_pb2.Root) -> None:
         self.root: cache_pb2.Root | None = None
         self.catalog = Catalog.from_root(root)
+        self.left_alone: list[bool] = []
+
+    def publishes(self, *, under_way: bool) -> None:
+        self.left_alone.append(under_way)
 
 
 class FakeEpoch:
@@ -246,6 +250,23 @@ async def test_a_build_that_ends_during_a_checkpoint_is_in_the_next_one(tmp_path
         it.epoch.finished.add(OK)
         go.set()
         await it.published(2)
+
+
+@pytest.mark.parametrize("trouble", [None, NotIdle("busy")])
+async def test_nothing_is_fetched_ahead_beside_a_publication(
+    tmp_path: Path, trouble: Exception | None
+) -> None:
+    async with scene(tmp_path) as it:
+        it.built()
+        go = asyncio.Event()
+        it.epoch.outcomes = [go if trouble is None else trouble]
+        publishing = asyncio.create_task(it.publishing.checkpoint())
+        await it.epoch.began.wait()
+        if trouble is None:
+            assert it.epoch.inherited.left_alone == [True]
+        go.set()
+        await publishing
+        assert it.epoch.inherited.left_alone == [True, False]
 
 
 async def test_builds_that_end_close_together_are_published_once(tmp_path: Path) -> None:

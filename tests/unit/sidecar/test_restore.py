@@ -126,7 +126,7 @@ class Scene:
     @asynccontextmanager
     async def running(self, *, calm: bool = True) -> AsyncIterator[Restorer]:
         async with self.restorer() as restorer:
-            restorer.build_runs(running=not calm)
+            restorer.hold(held=not calm)
             task = asyncio.create_task(restorer.run())
             await asyncio.sleep(0)
             try:
@@ -175,12 +175,12 @@ async def test_it_is_told_when_nothing_is_left_to_prefetch(scene: Scene, *, fail
 async def test_the_trace_goes_first_and_the_rest_waits_for_the_build(scene: Scene) -> None:
     await scene.publish(used=("b",))
     async with scene.restorer() as restorer:
-        restorer.build_runs(running=True)
+        restorer.hold(held=True)
         task = asyncio.create_task(restorer.run())
         await scene.fetched(2)
         # They overlap, so either may begin first.
         assert sorted(scene.agent.order) == ["a", "b"]
-        restorer.build_runs(running=False)
+        restorer.hold(held=False)
         await scene.fetched(5)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -192,7 +192,7 @@ async def test_the_rest_waits_for_the_publication_after_a_build(scene: Scene) ->
     scene.quiet = 3600.0
     async with scene.running(calm=False) as restorer:
         await scene.fetched(2)
-        restorer.build_runs(running=False)
+        restorer.hold(held=False)
         restorer.demand(ObjectKey.snapshot("d"))
         await scene.fetched(3)
     assert scene.status.counts.family("fetched_objects") == {"trace": 2, "demand": 1}
@@ -201,7 +201,7 @@ async def test_the_rest_waits_for_the_publication_after_a_build(scene: Scene) ->
 async def test_a_demand_is_fetched_while_a_build_runs(scene: Scene) -> None:
     await scene.publish()
     async with scene.restorer() as restorer:
-        restorer.build_runs(running=True)
+        restorer.hold(held=True)
         task = asyncio.create_task(restorer.run())
         await asyncio.sleep(0)
         restorer.demand(ObjectKey.snapshot("d"))
@@ -220,7 +220,7 @@ async def test_the_rest_that_is_under_way_stops_when_a_build_begins(scene: Scene
     scene.agent.held = dict.fromkeys(("a", "b", "c", "d", BLOB), laid_out)
     async with scene.running() as restorer:
         await scene.downloads.segments.get()
-        restorer.build_runs(running=True)
+        restorer.hold(held=True)
         laid_out.set()
         await scene.fetched(1)
         (first,) = scene.agent.filled
@@ -228,7 +228,7 @@ async def test_the_rest_that_is_under_way_stops_when_a_build_begins(scene: Scene
         restorer.demand(ObjectKey.snapshot(wanted))
         await scene.fetched(2)
         assert list(scene.agent.filled) == [first, wanted]
-        restorer.build_runs(running=False)
+        restorer.hold(held=False)
         await scene.fetched(5)
     assert scene.lost.empty()
 
@@ -292,6 +292,19 @@ async def test_a_demand_that_cannot_be_had_loses_the_root(scene: Scene) -> None:
         await scene.fetched(5)
         restorer.demand(ObjectKey.snapshot("c"))
         assert await scene.lost.get() == "demanded object c could not be fetched"
+
+
+async def test_a_demand_for_what_is_removed_meanwhile_loses_nothing(scene: Scene) -> None:
+    await scene.publish()
+    scene.agent.removed.add("c")
+    async with scene.running(calm=False) as restorer:
+        restorer.demand(ObjectKey.snapshot("c"))
+        await scene.fetched(1)
+        restorer.demand(ObjectKey.snapshot("d"))
+        await scene.fetched(2)
+        assert scene.ended(scene.status) == ["c: failed", "d: ok"]
+        assert scene.lost.empty()
+        assert restorer.given_up is None
 
 
 async def test_a_demand_that_takes_too_long_loses_the_root(scene: Scene) -> None:

@@ -268,13 +268,13 @@ async def test_what_is_demanded_first_is_fetched_and_the_other_linked_later(
     tmp_path: Path,
 ) -> None:
     scene = Scene(tmp_path, used="")
-    scene.restorer.build_runs(running=True)
+    scene.restorer.hold(held=True)
     async with scene.running():
         await scene.turns()
         scene.restorer.demand(B)
         scene.gate.set()
         await scene.until_local(B)
-        scene.restorer.build_runs(running=False)
+        scene.restorer.hold(held=False)
         await scene.until_local(A)
     assert scene.agent.headers() == [("b", ""), ("a", "b")]
 

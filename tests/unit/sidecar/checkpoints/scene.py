@@ -122,6 +122,8 @@ class Scene:
         self.strays = [0]
         self.losses = Losses()
         self.exclude: list[str] = []
+        #: Whether a build begins before what the one before it has committed is captured.
+        self.next_begins = False
         self.catalog = Catalog()
         self._client = client
 
@@ -132,10 +134,14 @@ class Scene:
         store = FaultyStore(LocalStore(self.directory / "store"), self.script)
         uploads = Uploads(store, self._client, self.catalog, Status(), 2)
         (self.directory / "scratch").mkdir(exist_ok=True)
+        captures = Captures(self._client, uploads)
+        if self.next_begins:
+            captures.committed("a")
+            captures.builds_run(running=True)
         return Checkpointer(
             Daemon(self.pid, self.directory, self.api),
             self._client,
-            Captures(self._client, uploads),
+            captures,
             uploads,
             end_strays=self._end_strays,
             restored=self.restored,

@@ -57,6 +57,12 @@ async def test_no_picture_while_a_build_runs(scene: Scene) -> None:
     assert scene.api.pruned == []
 
 
+async def test_no_picture_waits_for_the_next_builds_end(scene: Scene) -> None:
+    scene.next_begins = True
+    with pytest.raises(NotIdle, match="a build has begun"):
+        await scene.checkpointer().take()
+
+
 @pytest.mark.parametrize("what", ["snapshots", "databases", "blobs", "contexts", "strays"])
 async def test_whatever_came_in_between_begins_it_again(scene: Scene, what: str) -> None:
     scene.agent.state = agent_pb2.State(sequence=5)

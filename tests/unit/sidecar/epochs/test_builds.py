@@ -12,6 +12,7 @@ from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from sidecar import builds, databases
 from sidecar.buildkit import BuildKit
 from sidecar.builds import Builds
+from sidecar.restore import Restorer
 from sidecar.room import Room
 from sidecar.status import Advice
 from tests.unit.cache import boltfiles
@@ -89,9 +90,28 @@ async def test_what_a_build_commits_is_packed_at_its_end(scene: Scene) -> None:
         scene.epoch._agent_event(agent_pb2.Event(committed="layer"))
         await captures.capture(agent_pb2.CaptureRequest(snapshots=["other"]))
         scene.namespace.daemon.ends("build")
-        await captures.drained()
+        await scene.epoch.finished.next(0)
+        assert await captures.drained()
     requests = scene.namespace.agent.captured
     assert [list(request.snapshots) for request in requests] == [["other"], ["layer"]]
+
+
+async def test_what_nobody_asks_for_waits_for_builds_and_publications(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(Restorer, "hold", lambda _, *, held: told.append(held))
+    await scene.epoch.open()
+    await scene.load()
+    async with scene.epoch.serving():
+        await scene.epoch.start_daemon()
+        await scene.begins("build")
+        scene.epoch.inherited.publishes(under_way=True)
+        scene.namespace.daemon.ends("build")
+        await scene.epoch.finished.next(0)
+        assert told == [True, True, True]
+        scene.epoch.inherited.publishes(under_way=False)
+    assert told[3:] == [False]
 
 
 async def test_idle_is_when_the_last_build_has_ended(scene: Scene) -> None:
@@ -134,6 +154,23 @@ async def test_a_build_whose_end_could_not_be_stored_is_not_waited_for(
         await idle
         assert (await scene.epoch.finished.next(0)).error == builds._UNTOLD
         assert scene.status.counts.family("builds") == {"failed": 1}
+
+
+async def test_an_end_that_could_not_be_stored_for_want_of_room_is_the_caches_fault(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builds, "_LOOK_AGAIN", 0.01)
+    await scene.epoch.open()
+    await scene.load()
+    async with scene.epoch.serving():
+        await scene.epoch.start_daemon()
+        await scene.begins("build")
+        # What the build wrote is deleted already, but that is not much.
+        monkeypatch.setattr(Room, "free", 2 << 20)
+        scene.namespace.daemon.forgets("build")
+        await scene.epoch.finished.next(0)
+        assert scene.status.advice is Advice.RUN_AGAIN
+        assert "full disk" in await scene.epoch.lost
 
 
 async def test_builds_that_ran_when_the_root_was_lost_have_ended(scene: Scene) -> None:

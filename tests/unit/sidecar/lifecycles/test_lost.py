@@ -8,7 +8,7 @@ import pytest
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from buildsvc.errors import EnvironmentUnfit
-from sidecar import databases
+from sidecar import databases, inherited
 from sidecar.databases import Records
 from sidecar.guardclient import StartError
 from sidecar.plan import ObjectKey
@@ -24,6 +24,10 @@ def refused(namespace: FakeNamespace) -> None:
 
 def crashes(namespace: FakeNamespace) -> None:
     namespace.daemons = [1]
+
+
+def keeps(namespace: FakeNamespace) -> None:
+    namespace.daemon.keeps = inherited._TRIES + 2
 
 
 @pytest.mark.parametrize("script", [refused, crashes])
@@ -98,6 +102,23 @@ async def test_what_is_lost_before_a_build_asks_for_it_is_dropped(world: World) 
         assert world.namespaces[0].daemon.pruned == ["id==record"]
         assert world.status.counts.plain["roots_lost"] == 0
     assert len(world.namespaces) == 1
+
+
+@pytest.mark.usefixtures("records")
+async def test_records_that_end_a_moment_after_their_build_are_dropped(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inherited, "_AGAIN_AFTER", 0.001)
+    world.script = [keeps]
+    await world.publish_and_lose("layer")
+    async with world.running():
+        await world.ready()
+        daemon = world.namespaces[0].daemon
+        for _ in range(inherited._TRIES):
+            await daemon.asked_to_prune.acquire()
+        (await world.begins("build")).ends("build")
+        await world.status.until(lambda status: status.counts.plain["records_dropped"] == 1)
+    assert len(daemon.pruned) == inherited._TRIES + 3
 
 
 async def test_what_cannot_be_dropped_stays(world: World) -> None:
