@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from perf.comparison.names import BASE_CHANGE, BASE_NETWORK
 from perf.reporting import costs, findings, tables
 from perf.reporting.floor import floor_lines
-from perf.reporting.results import Axis, Book, Cell, Sitting
+from perf.reporting.results import Axis, Book, Cell, Failure, Sitting
 from perf.reporting.verdicts import verdicts
 from perf.reporting.wins import wins
 
@@ -124,11 +124,16 @@ def _bad_rounds(cells: Iterable[tuple[str, Cell]]) -> Iterable[str]:
         ]
         found += [
             f"- {where}{each.peer}, {each.kind} {each.round + 1}, failed:"
-            f" {' '.join(each.error.split())}"
+            f" {each.error.strip().splitlines()[-1]}{_repeated(each, cell)}"
             for each in cell.failures
         ]
     if found:
         yield from (*found, "")
+
+
+def _repeated(failure: Failure, cell: Cell) -> str:
+    done = {(record.peer, record.kind, record.round) for record in cell.records}
+    return " (repeated)" if (failure.peer, failure.kind, failure.round) in done else ""
 
 
 def _where(cell: Cell) -> str:

@@ -97,13 +97,16 @@ def test_every_other_axis_has_its_section_and_the_base_beside_it() -> None:
 
 def test_what_went_wrong_stands_beside_the_rounds() -> None:
     failure = {
-        "peer": "kaniko", "kind": "again", "round": 2, "began_unix": 1.0, "error": "exited\nwith 1",
+        "peer": "kaniko", "kind": "again", "round": 2, "began_unix": 1.0,
+        "error": "step 1: cancelled\nexited with 1",
     }  # fmt: skip
     cell = _cell(failures=[failure])
-    cell["records"][-1]["cold_reason"] = "store-unreachable"
-    peer = cell["records"][-1]["peer"]
+    last = cell["records"][-1]
+    cell["failures"].append(failure | {each: last[each] for each in ("peer", "kind", "round")})
+    last["cold_reason"] = "store-unreachable"
     document = _document({"base": cell})
-    assert f"- {peer}, again 2, found no cache: store-unreachable\n" in document
+    assert f"- {last['peer']}, again 2, found no cache: store-unreachable\n" in document
+    assert f"- {last['peer']}, again 2, failed: exited with 1 (repeated)\n" in document
     assert "- kaniko, again 3, failed: exited with 1\n" in document
     assert "- kaniko" not in _document({"base": _cell()})
 
