@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -76,9 +77,9 @@ class Daemon:
             raise PerfError(f"{type(self).__name__} ended ({status}):\n{self.log_end()}")
 
     def log_end(self, lines: int = 15) -> str:
-        """Return the last lines of its log."""
+        """Return the last lines of its log, without the frames of Go's stack traces."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return "\n".join(text.splitlines()[-lines:])
+        return "\n".join(_without_frames(text.splitlines())[-lines:])
 
     def wait_answer(self, within: float = 60.0) -> float:
         """Wait until the API answers a client; return the seconds since the start.
@@ -173,3 +174,12 @@ class BoundWatch(threading.Thread):
 def arguments(flags: Mapping[str, object]) -> Sequence[str]:
     """Return flags as a command line has them: ``{"listen": 1}`` → ``["--listen=1"]``."""
     return [f"--{name}={value}" for name, value in flags.items()]
+
+
+def _without_frames(lines: Sequence[str]) -> list[str]:
+    """Leave out a function's name and the indented place below it: what it died of is above."""
+    return [
+        line
+        for line, below in zip_longest(lines, lines[1:], fillvalue="")
+        if not line.startswith("\t") and not below.startswith("\t")
+    ]
