@@ -1,9 +1,10 @@
-"""Snapshot directories: `<root>/<id>/{fs,tree,work,merged}`.
+"""Snapshot directories: `<root>/<id>/{fs,tree,work,again,merged}`.
 
 `fs` is the layer itself, `tree` what it was restored from, if others may be linked from it. An
-active snapshot with a parent has an overlay at `merged`, mounted here once and volatile; clients
-get a bind mount of it. Without that, every client's unmount would make the kernel sync the upper
-file system, where restore has just written gigabytes.
+active snapshot with a parent has an overlay at `merged`, mounted here once and volatile; who writes
+to it gets a bind mount of that. Without it, every client's unmount would make the kernel sync the
+upper file system, where restore has just written gigabytes. `work` is the overlay's, and `again`
+that of a client that mounts one itself after ours has ended.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _THREADS = 4
+
+#: Work directories of overlays: of the first one, and of those that clients mount after it.
+WORK, AGAIN = "work", "again"
 
 
 class Directories:
@@ -54,9 +58,9 @@ class Directories:
         """Absolute path of the mount point of a pinned overlay."""
         return f"{self._root}/{number}/merged"
 
-    def upper(self, number: int) -> list[str]:
+    def upper(self, number: int, work: str) -> list[str]:
         """Mount options for a client that mounts the overlay of this layer itself."""
-        return [f"workdir={self._root}/{number}/work", f"upperdir={self.layer(number)}"]
+        return [f"workdir={self._root}/{number}/{work}", f"upperdir={self.layer(number)}"]
 
     async def adopt(self, known: set[int]) -> None:
         """Takes over the mounts of an earlier process and throws away directories not `known`."""
@@ -96,6 +100,11 @@ class Directories:
             return
         await self._run(lambda: _unmount(number))
         self._pinned.discard(number)
+
+    async def hand_over(self, number: int) -> None:
+        """Ends the overlay and makes a work directory for clients' own. Raises OSError."""
+        await self._run(lambda: os.makedirs(f"{number}/{AGAIN}", 0o711, exist_ok=True))
+        await self.unpin(number)
 
     async def discard(self, number: int) -> None:
         """Deletes a snapshot's directory in the background, or when the last hold is dropped."""
@@ -142,12 +151,12 @@ def _make_layer(number: int, owner: int | None, *, work: bool) -> None:
         stat = os.lstat(f"{owner}/fs")
         os.chown(layer, stat.st_uid, stat.st_gid, follow_symlinks=False)
     if work:
-        os.mkdir(f"{number}/work", 0o711)
+        os.mkdir(f"{number}/{WORK}", 0o711)
 
 
 def _mount(number: int, lower: Sequence[int], *, writable: bool) -> None:
     layers = [f"{layer}/fs" for layer in lower]
-    target, work = f"{number}/merged", f"{number}/work"
+    target, work = f"{number}/merged", f"{number}/{WORK}"
     os.makedirs(target, 0o755, exist_ok=True)
     if not writable:
         mounts.mount_overlay(mounts.Overlay(layers), target)

@@ -34,20 +34,23 @@ class Shapes:
         self._directories = directories
 
     async def mounts(
-        self, number: int, kind: Kind, chain: Sequence[int], *, direct: bool
+        self, number: int, kind: Kind, chain: Sequence[int], work: str = ""
     ) -> list[Mount]:
-        """For a snapshot of this id on a chain of others, the topmost first. Raises OSError."""
+        """For a snapshot of this id on a chain of others, the topmost first. Raises OSError.
+
+        ``work`` is the work directory of a client that mounts an active one's overlay itself.
+        """
         layer = self._directories.layer
         if kind is Kind.ACTIVE:
             if not chain:
                 return [Mount("bind", layer(number), ["rw", "rbind"])]
-            if direct:
-                return [self._overlay(chain, self._directories.upper(number))]
+            if work:
+                return [self._overlay(chain, self._directories.upper(number, work))]
             await self._directories.pin(number, chain, writable=True)
             return [Mount("bind", self._directories.merged(number), ["rw", "rbind"])]
         if len(chain) <= 1:
             return [Mount("bind", layer(chain[0] if chain else number), ["ro", "rbind"])]
-        if not _fits(chain):
+        if not fits(chain):
             await self._directories.pin(number, chain, writable=False)
             return [Mount("bind", self._directories.merged(number), ["ro", "rbind"])]
         return [self._overlay(chain, [])]
@@ -57,7 +60,7 @@ class Shapes:
         return Mount("overlay", "overlay", [*upper, lower, *OVERLAY_OPTIONS])
 
 
-def _fits(chain: Sequence[int]) -> bool:
+def fits(chain: Sequence[int]) -> bool:
     """Whether containerd's mount code, which makes names relative, can mount these layers.
 
     mount(2) takes one page of options, terminator included.

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from buildsvc._proto.buildsvc.agent.v1 import agent_pb2
 from sidecar.agent import filters
+from sidecar.agent.directories import AGAIN, WORK
 from sidecar.agent.index import FailedPrecondition, InvalidArgument, Kind, Row, SnapshotIndex
 from sidecar.agent.residency import Residency, snapshot
-from sidecar.agent.shapes import Mount, Shapes
+from sidecar.agent.shapes import Mount, Shapes, fits
 from sidecar.agent.usage import Usage
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Snapshotter:
         self._changing = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
         self._measuring: dict[int, asyncio.Task[Usage]] = {}
+        self._unasked: set[int] = set()
+        """Ids of active snapshots whose mounts nobody has asked for since they were prepared."""
         self.sequence = 0
         self.touched: dict[int, int] = {}
         """By row id: the sequence number of the last call that mounted or changed it."""
@@ -73,7 +76,12 @@ class Snapshotter:
         return await self._create(Kind.VIEW, key, parent, labels, direct=False)
 
     async def mounts(self, key: str) -> list[Mount]:
-        """How to mount an active snapshot or a view. Waits until its layers are on disk."""
+        """How to mount an active snapshot or a view. Waits until its layers are on disk.
+
+        BuildKit asks again for an active one when the step that wrote it is over, to read it. It
+        may commit it between this answer and its mount(2), which must not find an empty directory
+        where our overlay was: it gets an overlay of its own, of what stays where it is.
+        """
         row = self._index.mountable(key)
         chain = self._index.chain(row.parent)
         await self._require([row, *chain])
@@ -188,13 +196,16 @@ class Snapshotter:
                     owner = chain[0].id if chain else None
                     await self._directories.create(number, owner, work=direct)
                 layers = [row.id for row in chain]
-                mounts = await self._shapes.mounts(number, kind, layers, direct=direct)
+                work = WORK if direct else ""
+                mounts = await self._shapes.mounts(number, kind, layers, work)
             except BaseException:
                 await self._directories.discard(number)
                 raise
             row = self._index.create(
                 number, kind, key, parent, labels=labels, now_ns=self._now_ns(), direct=direct
             )
+            if kind is Kind.ACTIVE:
+                self._unasked.add(number)
             self._touch(row)
         await self._file.flush()
         return mounts
@@ -205,12 +216,26 @@ class Snapshotter:
             chain = [ancestor.id for ancestor in self._index.chain(row.parent)]
             if row.kind is Kind.ACTIVE:
                 self._touch(row)
-            return await self._shapes.mounts(row.id, row.kind, chain, direct=row.direct)
+            work = await self._work(row, chain)
+            return await self._shapes.mounts(row.id, row.kind, chain, work)
+
+    async def _work(self, row: Row, chain: Sequence[int]) -> str:
+        """The work directory for a client that mounts the overlay itself; none: it binds ours."""
+        asked = row.id not in self._unasked
+        self._unasked.discard(row.id)
+        if row.direct:
+            return WORK
+        if row.kind is Kind.VIEW or not asked or not fits([row.id, *chain]):
+            return ""
+        if chain:
+            await self._directories.hand_over(row.id)
+        return AGAIN
 
     async def _commit(self, name: str, key: str, parent: str, labels: Mapping[str, str]) -> None:
         async with self._changing:
             row = self._index.commit(name, key, parent, labels, self._now_ns())
             self._touch(row)
+            self._unasked.discard(row.id)
             await self._directories.unpin(row.id)
         self._measure(row)
         await self._file.flush()
@@ -221,6 +246,7 @@ class Snapshotter:
             row = self._index.remove(key)
             self.sequence += 1
             self.touched.pop(row.id, None)
+            self._unasked.discard(row.id)
             self._residency.forget(snapshot(key))
             await self._directories.discard(row.id)
         # A full disk must not keep anybody from removing things: the row goes with the next write.

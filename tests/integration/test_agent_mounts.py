@@ -36,6 +36,7 @@ def test_mounts_survive_the_agent_and_need_nobody_after_commit(tmp_path: Path) -
         "adopted",
         "remounted",
         "committed-while-busy",
+        "read-across-commit",
         "orphan-removed",
         "many-layers",
     ], run.stderr

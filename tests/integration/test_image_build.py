@@ -229,7 +229,6 @@ async def test_a_context_in_git(place: Place, directory: Path, reachable_address
             f"--output=type=local,dest={directory / 'tree'}",
         )  # fmt: skip
     assert done.code == 0, done.err
-    # It was missing once, in some eight hundred runs, and nothing told why.
     assert (directory / "tree" / "f").exists(), f"{listing(directory / 'tree')}\n{done.err}"
     assert (directory / "tree" / "f").read_text() == "of main\n"
 

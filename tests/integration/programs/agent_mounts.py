@@ -12,6 +12,7 @@ import grpc
 
 from buildsvc._proto.containerd.services.snapshots.v1 import snapshots_pb2 as pb
 from buildsvc._proto.containerd.services.snapshots.v1 import snapshots_pb2_grpc as pb_grpc
+from buildsvc._proto.containerd.types import mount_pb2
 from sidecar.agent import mounts
 
 
@@ -37,8 +38,9 @@ class Agent:
         request = pb.PrepareSnapshotRequest(key=key, parent=parent)
         return Path(self.stub.Prepare(request).mounts[0].source)
 
-    def mounted(self, key: str) -> Path:
-        return Path(self.stub.Mounts(pb.MountsRequest(key=key)).mounts[0].source)
+    def mounts(self, key: str) -> mount_pb2.Mount:
+        (mount,) = self.stub.Mounts(pb.MountsRequest(key=key)).mounts
+        return mount
 
     def commit(self, key: str, name: str) -> None:
         self.stub.Commit(pb.CommitSnapshotRequest(key=key, name=name))
@@ -64,7 +66,6 @@ def restarts(top: Path) -> None:
 
     agent = Agent(top)
     assert agent.points() == ["2/merged"], agent.points()
-    assert agent.mounted("b") == merged
     assert (merged / "before").read_text() == "before"
     print("adopted")
 
@@ -75,34 +76,80 @@ def restarts(top: Path) -> None:
     assert (work / "work" / "incompat" / "volatile").is_dir()
     agent = Agent(top)
     assert agent.points() == []
-    assert (agent.mounted("b") / "before").read_text() == "before"
-    assert (merged / "low").read_text() == "low"
+    again = writable(agent.mounts("b"))
+    assert (again / "before").read_text() == "before"
+    assert (again / "low").read_text() == "low"
+    mounts.unmount(str(again))
     print("remounted")
 
+    agent.commit("b", "B")
+    merged = agent.prepare("c", "B")
     with open(merged / "busy", "w") as busy:
         busy.write("early")
         busy.flush()
-        agent.commit("b", "B")
+        agent.commit("c", "C")
         assert agent.points() == []
-    view = Path(agent.prepare("c", "B"))
+    view = agent.prepare("d", "C")
     assert sorted(os.listdir(view)) == ["before", "busy", "low"]
     print("committed-while-busy")
 
+    assert agent.mounts("d").source == str(view)
+    (view / "written").touch()
+    reader = agent.mounts("d")
+    agent.commit("d", "D")
+    # Only now does the client mount what it was told before the commit.
+    assert sorted(os.listdir(readable(reader))) == ["before", "busy", "low", "written"]
+    print("read-across-commit")
+
+    agent.prepare("e", "D")
     # Killed before the row was written: the directory and its mount are nobody's.
     agent.end(signal.SIGKILL)
     (agent.root / "index.aside").write_bytes((agent.root / "index").read_bytes())
     agent = Agent(top)
-    agent.prepare("d", "B")
+    agent.prepare("f", "D")
     assert len(agent.points()) == 2
     agent.end(signal.SIGKILL)
     os.replace(agent.root / "index.aside", agent.root / "index")
     agent = Agent(top)
     agent.stub.Cleanup(pb.CleanupRequest())
-    assert agent.points() == ["3/merged"], agent.points()
-    assert not (agent.root / "4").exists()
+    assert agent.points() == ["5/merged"], agent.points()
+    assert not (agent.root / "6").exists()
     print("orphan-removed")
-    agent.stub.Remove(pb.RemoveSnapshotRequest(key="c"))
+    agent.stub.Remove(pb.RemoveSnapshotRequest(key="e"))
     agent.end(signal.SIGTERM)
+
+
+def readable(mount: mount_pb2.Mount) -> Path:
+    """Mount it as BuildKit does what it only reads: the upper layer becomes the first lower one."""
+    options = options_of(mount)
+    target = fresh(Path(options["upperdir"]).parent)
+    lower = [options["upperdir"], *options["lowerdir"].split(":")]
+    mounts.mount_overlay(mounts.Overlay(lower), str(target))
+    return target
+
+
+def writable(mount: mount_pb2.Mount) -> Path:
+    """Mount it as it is."""
+    options = options_of(mount)
+    target = fresh(Path(options["upperdir"]).parent)
+    lower = options["lowerdir"].split(":")
+    overlay = mounts.Overlay(lower, options["upperdir"], options["workdir"])
+    mounts.mount_overlay(overlay, str(target))
+    return target
+
+
+def options_of(mount: mount_pb2.Mount) -> dict[str, str]:
+    """The options of an overlay that have a value."""
+    assert mount.type == "overlay", mount
+    found = (option.partition("=") for option in mount.options)
+    return {name: value for name, _, value in found if value}
+
+
+def fresh(directory: Path) -> Path:
+    """A new directory to mount at, outside of the agent's."""
+    target = directory.parent.parent / f"client-{directory.name}"
+    target.mkdir()
+    return target
 
 
 def many_layers(top: Path) -> None:

@@ -142,6 +142,36 @@ async def test_a_merge_writes_to_the_layer_itself(world: World) -> None:
     assert not world.directories.mounted
 
 
+async def test_who_asks_again_depends_on_no_mount_of_ours(world: World) -> None:
+    """BuildKit reads what a step wrote, and may commit it before it has mounted the answer."""
+    await commit(world, "base")
+    await world.snapshotter.prepare("step", "base", {})
+    number = world.snapshotter.stat("step").id
+    own = f"{world.root}/{number}"
+    writer = [Mount("bind", f"{own}/merged", ["rw", "rbind"])]
+    assert await world.snapshotter.mounts("step") == writer
+    assert world.directories.mounted == {number: ([1], True)}
+    options = [f"workdir={own}/again", f"upperdir={own}/fs", f"lowerdir={world.root}/1/fs"]
+    reader = [Mount("overlay", "overlay", [*options, "index=off", "userxattr"])]
+    assert await world.snapshotter.mounts("step") == reader
+    assert world.directories.mounted == {}
+    assert await world.snapshotter.mounts("step") == reader
+    assert Path(own, "again").is_dir()
+    await world.snapshotter.commit("stage", "step", "", {})
+    assert Path(own, "fs").is_dir()
+
+
+async def test_too_many_layers_for_mount_are_ours_for_every_client(world: World) -> None:
+    parent = ""
+    for number in range(620):
+        world.index.restore(Row(1000 + number, f"c{number}", parent, Kind.COMMITTED, {}, 1, 1))
+        parent = f"c{number}"
+    (world.root / "1619" / "fs").mkdir(parents=True)
+    await world.snapshotter.prepare("step", parent, {})
+    first = await world.snapshotter.mounts("step")
+    assert await world.snapshotter.mounts("step") == first
+
+
 async def test_a_view_of_too_many_layers_for_mount_is_pinned(world: World) -> None:
     parent = ""
     for number in range(620):
@@ -216,8 +246,8 @@ async def test_a_restored_active_snapshot_may_begin_empty(world: World) -> None:
     await world.snapshotter.restore([base, cache])
     assert list(layer(world, cache).iterdir()) == []
     world.residency.mark_local(snapshot("base"))
-    await world.snapshotter.mounts("cache")
-    assert world.directories.mounted == {2: ([1], True)}
+    (mount,) = await world.snapshotter.mounts("cache")
+    assert f"upperdir={layer(world, cache)}" in mount.options
 
 
 async def test_usage_of_an_active_snapshot_is_stale_once_it_was_mounted(world: World) -> None:
@@ -370,8 +400,8 @@ async def test_a_process_that_is_killed_has_lost_nothing_it_answered(tmp_path: P
         await second.snapshotter.cleanup()
         assert not (tmp_path / "77").exists()
         (mount,) = await second.snapshotter.mounts("active")
-        assert mount.source.endswith("/merged")
-        assert second.directories.mounted
+        # It does not know whether somebody has asked before.
+        assert f"upperdir={layer(second, second.snapshotter.stat('active'))}" in mount.options
         await second.snapshotter.prepare("next", "", {})
         assert second.snapshotter.stat("next").id > max(r.id for r in rows)
 
