@@ -173,6 +173,9 @@ def _unmount(number: int) -> None:
     # Who still uses the overlay keeps it alive and needs its work directory: that stays until
     # the snapshot is removed.
     mounts.unmount(f"{number}/merged")
+    # Who comes too late finds nothing, which is an error, and not an empty directory.
+    with contextlib.suppress(OSError):
+        os.rmdir(f"{number}/merged")
 
 
 def _survey(root: str, known: set[int]) -> tuple[set[int], set[int]]:

@@ -218,6 +218,11 @@ class SnapshotIndex:
         self._add(committed)
         return committed
 
+    def revert(self, committed: Row, active: Row) -> None:
+        """Makes a committed snapshot the active one again that it was."""
+        self._drop(committed)
+        self._add(active)
+
     def remove(self, name: str) -> Row:
         """Raises NotFound, and FailedPrecondition when it has children."""
         row = self.get(name)

@@ -88,12 +88,21 @@ class Snapshotter:
         return await self._whole(lambda: self._mount_again(key))
 
     async def commit(self, name: str, key: str, parent: str, labels: Mapping[str, str]) -> None:
-        """Ends the active snapshot `key`; its tree never changes again."""
+        """Ends the active snapshot `key`; its tree never changes again.
+
+        A commit that fails, or that nobody waits for any more, has not happened: containerd has
+        rolled its own side back then, goes on with the active one, and would take the committed one
+        for garbage.
+        """
         row = self._index.get(key)
         if row.lazy:
             # The object changes its name: whoever fetches it must be through.
             await self._require([row])
-        await self._whole(lambda: self._commit(name, key, parent, labels))
+        try:
+            await self._whole(lambda: self._commit(name, key, parent, labels))
+        except asyncio.CancelledError:
+            self._keep(asyncio.create_task(self._whole(lambda: self._revert(name, row))))
+            raise
 
     async def remove(self, key: str) -> None:
         """Removes a snapshot; its directory goes in the background."""
@@ -233,13 +242,28 @@ class Snapshotter:
 
     async def _commit(self, name: str, key: str, parent: str, labels: Mapping[str, str]) -> None:
         async with self._changing:
+            active = self._index.get(key)
+            await self._directories.unpin(active.id)
             row = self._index.commit(name, key, parent, labels, self._now_ns())
             self._touch(row)
             self._unasked.discard(row.id)
-            await self._directories.unpin(row.id)
+        try:
+            await self._file.flush()
+        except OSError:
+            await self._revert(name, active)
+            raise
         self._measure(row)
-        await self._file.flush()
         self._events.publish(agent_pb2.Event(committed=name))
+
+    async def _revert(self, name: str, active: Row) -> None:
+        async with self._changing:
+            # Not there if the commit was refused, or its caller gave up before it began.
+            if name in self._index and self._index.get(name).id == active.id:
+                self._index.revert(self._index.get(name), active)
+                self._touch(active)
+        # On a full disk it goes with the next write.
+        with contextlib.suppress(OSError):
+            await self._file.flush()
 
     async def _remove(self, key: str) -> None:
         async with self._changing:
@@ -299,8 +323,7 @@ class Snapshotter:
     async def _whole(self, call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         await self._gate.enter()
         task = asyncio.create_task(self._inside(call))
-        self._running.add(task)
-        task.add_done_callback(self._ran)
+        self._keep(task)
         return await asyncio.shield(task)
 
     async def _inside(self, call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
@@ -308,6 +331,10 @@ class Snapshotter:
             return await call()
         finally:
             self._gate.leave()
+
+    def _keep(self, task: asyncio.Task[Any]) -> None:
+        self._running.add(task)
+        task.add_done_callback(self._ran)
 
     def _ran(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

@@ -97,6 +97,8 @@ def restarts(top: Path) -> None:
     (view / "written").touch()
     reader = agent.mounts("d")
     agent.commit("d", "D")
+    # An old answer leads nowhere, and not to an empty directory.
+    assert not view.exists()
     # Only now does the client mount what it was told before the commit.
     assert sorted(os.listdir(readable(reader))) == ["before", "busy", "low", "written"]
     print("read-across-commit")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -40,6 +40,7 @@ class Unmounted(Directories):
         super().__init__(root, trash)
         self.mounted: dict[int, tuple[Sequence[int], bool]] = {}
         self.reached = asyncio.Event()
+        self.unpinning = asyncio.Event()
         self.proceed = asyncio.Event()
         self.proceed.set()
         self.refuse: OSError | None = None
@@ -52,6 +53,8 @@ class Unmounted(Directories):
         self.mounted[number] = (lower, writable)
 
     async def unpin(self, number: int) -> None:
+        self.unpinning.set()
+        await self.proceed.wait()
         self.mounted.pop(number, None)
 
     async def discard(self, number: int) -> None:
@@ -372,6 +375,72 @@ async def test_a_client_that_gives_up_inside_breaks_neither_call_nor_gate(world:
     world.directories.proceed.set()
     await world.gate.close()
     assert "inside" in world.index
+
+
+async def test_a_commit_that_nobody_waits_for_has_not_happened(world: World) -> None:
+    """containerd has rolled its own side back, and asks for the active one again."""
+    await commit(world, "base")
+    await world.snapshotter.prepare("step", "base", {"a": "b"})
+    number = world.snapshotter.stat("step").id
+    world.directories.proceed.clear()
+    world.directories.unpinning.clear()
+    committing = asyncio.create_task(world.snapshotter.commit("stage", "step", "", {}))
+    await world.directories.unpinning.wait()
+    committing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await committing
+    world.directories.proceed.set()
+    await world.snapshotter.close()
+    assert "stage" not in world.index
+    row = world.snapshotter.stat("step")
+    assert (row.id, row.kind, row.labels) == (number, Kind.ACTIVE, {"a": "b"})
+    (mount,) = await world.snapshotter.mounts("step")
+    assert f"upperdir={layer(world, row)}" in mount.options
+    await world.snapshotter.commit("stage again", "step", "", {})
+    assert world.snapshotter.stat("stage again").id == number
+
+
+async def test_a_commit_whose_answer_comes_too_late_has_not_happened(world: World) -> None:
+    await world.snapshotter.prepare("step", "", {})
+    with world.events.listening() as queue:
+        committing = asyncio.create_task(world.snapshotter.commit("stage", "step", "", {}))
+        await queue.get()
+    committing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await committing
+    await world.snapshotter.close()
+    assert [row.name for row in world.index.walk()] == ["step"]
+    async with running(world.root) as later:
+        assert [row.name for row in later.index.walk()] == ["step"]
+
+
+async def test_a_commit_that_is_refused_leaves_the_other_one(world: World) -> None:
+    await commit(world, "stage")
+    await world.snapshotter.prepare("step", "", {})
+    with pytest.raises(AlreadyExists):
+        await world.snapshotter.commit("stage", "step", "", {})
+    assert world.snapshotter.stat("stage").kind is Kind.COMMITTED
+    assert world.snapshotter.stat("step").kind is Kind.ACTIVE
+
+
+async def test_a_commit_on_a_full_disk_has_not_happened(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.snapshotter.prepare("step", "", {})
+
+    def full(path: str, data: bytes) -> Callable[[], None]:  # noqa: ARG001
+        def write() -> None:
+            raise OSError(28, "No space left on device")
+
+        return write
+
+    with monkeypatch.context() as patched:
+        patched.setattr(index_file, "_replace", full)
+        with world.events.listening() as queue, pytest.raises(OSError, match="No space"):
+            await world.snapshotter.commit("stage", "step", "", {})
+        assert queue.empty()
+    assert [row.name for row in world.index.walk()] == ["step"]
+    await world.snapshotter.commit("stage", "step", "", {})
 
 
 async def test_a_freeze_that_is_given_up_leaves_the_gate_open(world: World) -> None:
