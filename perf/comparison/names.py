@@ -21,6 +21,8 @@ PEERS = (
     *("buildkit-inline", "buildkit-local", "buildkit-s3-zstd", "buildkit-s3-gzip"),
     *("kaniko", "dind-cold", "dind-cache-from", "buildah"),
 )
+#: The caches that BuildKit writes as gzip unless it is told to, as zstd; of the axis compression.
+VARIANTS = ("buildkit-inline-zstd", "buildkit-local-zstd")
 #: Fresh pods that read a cache from the other end of the network.
 REMOTE = (
     *(name for name in PEERS if name.startswith("buildkit-") and name != COLD),
@@ -30,12 +32,20 @@ REMOTE = (
 KEPT = (WARM, "dind-kept")
 
 SCENARIOS = ("python", "go", "node", "java", "monorepo", "manyfiles")
+#: Whose Dockerfiles are one: there is nothing to mount.
+MOUNTLESS = ("manyfiles",)
 #: Pods at once, of those peers that are compared in crowds. All begin at one moment: without a head
 #: start, sixteen sidecars on two processors would only show how long they take to start there.
 CROWDS = (1, 4, 16)
 IN_CROWDS = (HEAD_START, "buildkit-registry-zstd")
 #: Of the cells that every peer takes part in.
 BASE_CHANGE, BASE_NETWORK = "line", "1gbit-1ms"
+
+
+def taking_part(scenario: str) -> tuple[str, ...]:
+    """Return the peers of a base cell: what differs in cache mounts alone needs some."""
+    without = (PLAIN, DANCE) if scenario in MOUNTLESS else ()
+    return tuple(peer for peer in PEERS if peer not in without)
 
 
 def crowd_of(peer: str, pods: int) -> str:
@@ -60,7 +70,7 @@ def in_order(peers: Iterable[str]) -> list[str]:
     A peer's crowds follow each other, the smaller ones first.
     """
     found = sorted(dict.fromkeys(peers), key=lambda peer: crowd(peer)[1])
-    names = ordered((crowd(peer)[0] for peer in found), PEERS)
+    names = ordered((crowd(peer)[0] for peer in found), (*PEERS, *VARIANTS))
     return [peer for name in names for peer in found if crowd(peer)[0] == name]
 
 

@@ -182,8 +182,9 @@ _MODEL = (
     " buildsvc's requests to its store counted where the results have them; all else is assumed"
     " below. Every byte over the link counts as the bucket's, those of the image among them. A"
     " GB has 10⁹ bytes. A registry's or S3 cache is read by each of these builds and written by"
-    " none, which favours those; buildsvc publishes after each. Free quotas, discounts and the"
-    " registry's own price are left out."
+    " none, which favours those; buildsvc publishes after each. What a pod receives in a head start"
+    " grows with the builds that are kept; the median of the rounds stands for each. Free quotas,"
+    " discounts and the registry's own price are left out."
 )
 
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import NullLocator
 from perf import stats
 from perf.comparison.names import OURS, WARM, crowd, in_order
 from perf.reporting.palette import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, YELLOW
-from perf.reporting.results import Cell, Record, figures, measure_of
+from perf.reporting.results import Cell, Measure, Record, figures, measure_of
 
 _OURS = ((VERMILION, "o"), (ORANGE, "s"), (YELLOW, "h"))
 _OTHERS = ((BLUE, "D"), (SKY, "^"), (GREEN, "v"), (PURPLE, "P"), (GREY, "X"))
@@ -27,6 +27,8 @@ class Subject:
     unit: str
     place: Callable[[Cell, str], float]
     panels: tuple[str, str, str]
+    #: Whether it is the build alone that everybody waits for: all have a head start.
+    alone: bool
 
 
 SUBJECTS: Mapping[str, Subject] = {
@@ -35,12 +37,14 @@ SUBJECTS: Mapping[str, Subject] = {
         "GB, unpacked",
         lambda cell, _: cell.at_rest() / 1e9,
         ("seconds waited", "processor seconds of the pod", "MB received by the pod"),
+        alone=False,
     ),
     "pods": Subject(
         "pods at once on one store",
         "pods",
         lambda _, peer: crowd(peer)[1],
         ("seconds of the slowest pod", "processor seconds of all pods", "MB received by all pods"),
+        alone=True,
     ),
 }
 
@@ -58,7 +62,12 @@ def curves(axis: str, cells: Sequence[Cell], scenario: str = "") -> Figure:
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     styles: dict[str, tuple[str, str]] = {}
     panels = figure.subplots(1, 3).tolist()
-    for panel, title, figure_of in zip(panels, subject.panels, _FIGURES, strict=True):
+    shown: tuple[Callable[[Record], float | None], ...] = (
+        lambda record: record.waited(_measure(subject, record.peer)),
+        lambda record: record.cpu_seconds,
+        lambda record: record.received_bytes / 1e6,
+    )
+    for panel, title, figure_of in zip(panels, subject.panels, shown, strict=True):
         lines = _lines(cells, subject, figure_of)
         for name, line in lines.items():
             _draw(panel, line, styles.setdefault(name, _style(name, styles)))
@@ -72,22 +81,14 @@ def curves(axis: str, cells: Sequence[Cell], scenario: str = "") -> Figure:
         panel.grid(visible=True, axis="y")
     of = f" of {scenario}" if scenario else ""
     figure.suptitle(f"Cost of a build{of} by {subject.title}", x=0.01, ha="left")
-    figure.legend(handles=_handles(styles, cells), loc="outside lower left", ncols=4)
+    figure.legend(handles=_handles(styles, cells, subject), loc="outside lower left", ncols=4)
     return figure
 
 
-def _waited(record: Record) -> float | None:
-    if record.peer.startswith(OURS):
-        return record.waited(measure_of(record.peer))
-    return record.waited("seconds")
-
-
-#: What the panels show, from left to right.
-_FIGURES: tuple[Callable[[Record], float | None], ...] = (
-    _waited,
-    lambda record: record.cpu_seconds,
-    lambda record: record.received_bytes / 1e6,
-)
+def _measure(subject: Subject, peer: str) -> Measure:
+    if subject.alone:
+        return "build_seconds"
+    return measure_of(peer) if peer.startswith(OURS) else "seconds"
 
 
 def _lines(
@@ -122,9 +123,11 @@ def _draw(panel: Axes, line: Line, style: tuple[str, str]) -> None:
         panel.plot([x], [estimate.value], mark, color=colour, markerfacecolor=filling, markersize=7)
 
 
-def _handles(styles: Mapping[str, tuple[str, str]], cells: Sequence[Cell]) -> list[Line2D]:
+def _handles(
+    styles: Mapping[str, tuple[str, str]], cells: Sequence[Cell], subject: Subject
+) -> list[Line2D]:
     handles = [
-        Line2D([], [], color=colour, marker=mark, label=_label(name))
+        Line2D([], [], color=colour, marker=mark, label=_label(name, subject))
         for name, (colour, mark) in styles.items()
     ]
     if any(cell.simulated for cell in cells):
@@ -135,6 +138,6 @@ def _handles(styles: Mapping[str, tuple[str, str]], cells: Sequence[Cell]) -> li
     return handles
 
 
-def _label(peer: str) -> str:
-    alone = peer == WARM or (peer.startswith(OURS) and measure_of(peer) == "build_seconds")
+def _label(peer: str, subject: Subject) -> str:
+    alone = peer == WARM or _measure(subject, peer) == "build_seconds"
     return f"{peer} (the build alone)" if alone else f"{peer} (from the pod's start)"

@@ -19,6 +19,7 @@ _AXES: dict[Axis, tuple[str, str]] = {
     "network": ("Other networks", "network"),
     "medium": ("Other media", "medium"),
     "mounts": ("Without cache mounts", "cache mounts"),
+    "compression": ("Caches as gzip and as zstd", "cell"),
     "size": ("Size of the cache", "cache"),
     "pods": ("Pods at once on one store", "cell"),
 }
@@ -162,7 +163,8 @@ def _axis(book: Book, axis: Axis) -> Iterable[str]:
     if axis == "size":
         # Each has a scenario of its own: the same build beside another cache.
         rows = [(_label(name, cell, axis), cell) for name, cell in cells]
-        yield from (f"## {title}", *_apart(rows), *tables.peer_table(rows, column))
+        yield from (f"## {title}", *_apart(rows), "", _links(rows))
+        yield from tables.peer_table(rows, column)
         yield from _bad_rounds(rows)
         return
     # The cell of the base that they differ from stands before them.
@@ -172,8 +174,14 @@ def _axis(book: Book, axis: Axis) -> Iterable[str]:
         beside = []
         if scenario in base and axis in {"change", "network", "medium", "mounts"}:
             beside = [(_label("base", base[scenario], axis), base[scenario])]
-        yield from (f"## {title}: {scenario}", *tables.peer_table([*beside, *rows], column))
+        both = [*beside, *rows]
+        yield from (f"## {title}: {scenario}", "", _links(both), *tables.peer_table(both, column))
         yield from _bad_rounds(rows)
+
+
+def _links(cells: Iterable[tuple[str, Cell]]) -> str:
+    found = "; ".join(f"{name}: {_link(cell)}" for name, cell in cells)
+    return f"The link as measured: {found}."
 
 
 def _apart(cells: Iterable[tuple[str, Cell]]) -> Iterable[str]:
@@ -184,7 +192,7 @@ def _apart(cells: Iterable[tuple[str, Cell]]) -> Iterable[str]:
 def _label(name: str, cell: Cell, axis: Axis) -> str:
     """What tells a cell from the other ones of its axis."""
     if axis == "network":
-        return f"{cell.network} ({_link(cell)})"
+        return cell.network
     if axis == "size":
         size = f"{cell.at_rest() / 1e9:.3g} GB"
         return f"{size} (simulated)" if cell.simulated else size

@@ -30,6 +30,7 @@ _AXES = {
     "network": "other networks",
     "medium": "the disk",
     "mounts": "builds without cache mounts",
+    "compression": "caches as gzip and zstd",
     "size": "caches of other sizes",
     "pods": "many pods at once",
 }
@@ -45,7 +46,8 @@ def section(book: Book) -> str:
         "",
         f"[The report]({directory}/{RESULTS.stem}.md) has every round{_others(book)}; timelines",
         f"beside it show [where the seconds go]({directory}). [What each peer",
-        "is](perf/README.md#the-comparison), how it is set up, and what favours buildsvc.",
+        "is](perf/README.md#the-comparison), how it is set up, and what favours buildsvc. Kaniko's",
+        "living fork could not be had; Kaniko and Buildah make ten images one after the other.",
         *findings.verdict_table(verdicts(book)),
         "",
         "With a head start: the build alone.",

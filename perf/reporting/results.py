@@ -27,7 +27,7 @@ from perf.comparison.names import (
 from perf.host import PerfError
 from perf.stats import Sides
 
-Axis = Literal["base", "change", "network", "medium", "mounts", "size", "pods"]
+Axis = Literal["base", "change", "network", "medium", "mounts", "compression", "size", "pods"]
 Measure = Literal["seconds", "build_seconds"]
 """From the start of the pod's first process; or the build alone, as after a head start."""
 

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from perf import stats
-from perf.comparison.names import COLD, HEAD_START, NO_START, OURS, REMOTE, SCENARIOS, WARM, ordered
+from perf.comparison.names import (
+    COLD,
+    HEAD_START,
+    NO_START,
+    OURS,
+    REMOTE,
+    SCENARIOS,
+    WARM,
+    in_order,
+    ordered,
+    taking_part,
+)
 from perf.reporting.results import Book, Cell, Measure, compared, measure_of, waits
 
 #: A pod may take this times the warm daemon.
@@ -142,9 +153,13 @@ def _best(ours: str) -> Callable[[Cell], _Found]:
         best = best_remote(cell, measure)
         if best is None:
             return _Found(None, "no remote cache")
-        absent = [peer for peer in REMOTE if not waits(cell.again(peer), measure)]
-        remark = f"{best} (not measured: {', '.join(absent)})" if absent else best
-        return _pair(cell, best, ours, measure, remark)
+        wanted = set(taking_part(cell.scenario)) & set(REMOTE)
+        absent = [peer for peer in in_order(wanted) if not waits(cell.again(peer), measure)]
+        found = _pair(cell, best, ours, measure, best)
+        if not absent or found.missing:
+            return found
+        # The best one may be among them.
+        return replace(found, missing=f"no {' and no '.join(absent)}")
 
     return of
 

@@ -163,7 +163,7 @@ class Registry(BuildKit):
     def caches(self, target: str, *, first: bool) -> Caches:
         """An image beside each image, with the compression that is asked for."""
         cache = f"type=registry,ref={self.cache(target)}"
-        form = f"compression={self.compression},force-compression=true"
+        form = _forced(self.compression)
         return Caches(written=f"{cache},mode=max,{form}") if first else Caches(read=cache)
 
 
@@ -200,14 +200,17 @@ class Inline(BuildKit):
 class Local(BuildKit):
     """``type=local``: a directory that CI's own cache carries from pod to pod.
 
+    Layers as gzip, the default, or with another ``compression`` of image and cache alike.
+
     The recipe of https://docs.docker.com/build/ci/github-actions/cache/#local-cache. CI's cache
     keeps it as https://github.com/actions/cache does: a tar of zstd in a store, with the options of
     https://github.com/actions/toolkit/blob/main/packages/cache/src/internal/tar.ts. Unlike there it
     is unpacked as it arrives, and while the daemon starts.
     """
 
-    def __init__(self, place: Place) -> None:
-        super().__init__(place, "buildkit-local")
+    def __init__(self, place: Place, compression: str = "") -> None:
+        name = f"buildkit-local-{compression}" if compression else "buildkit-local"
+        super().__init__(place, name, compression)
         self._store = place.store(self.family)
         self._url = f"{self._store.url}/cache.tar.zst"
         self._directory = Path()
@@ -256,7 +259,8 @@ class Local(BuildKit):
         if first:
             # buildx lets a bake write to directories that are there.
             where.mkdir(parents=True, exist_ok=True)
-            return Caches(written=f"type=local,dest={where},mode=max")
+            form = f",{_forced(self.compression)}" if self.compression else ""
+            return Caches(written=f"type=local,dest={where},mode=max{form}")
         return Caches(read=f"type=local,src={where}")
 
 
@@ -322,6 +326,11 @@ class Warm(BuildKit):
         """End it."""
         if self._daemon is not None:
             self._daemon.__exit__(None, None, None)
+
+
+def _forced(compression: str) -> str:
+    """Options of a cache whose layers all have one compression."""
+    return f"compression={compression},force-compression=true"
 
 
 def cached_bytes(peer: Peer) -> int:

@@ -30,6 +30,8 @@ PEERS: dict[str, Callable[[Place], Peer]] = {
     "dind-cache-from": lambda place: docker.CacheFrom(place, "dind-cache-from"),
     "dind-kept": lambda place: docker.Kept(place, "dind-kept"),
     "buildah": buildah.Buildah,
+    "buildkit-inline-zstd": lambda place: buildkit.Inline(place, "buildkit-inline-zstd", "zstd"),
+    "buildkit-local-zstd": lambda place: buildkit.Local(place, "zstd"),
 }
 
 

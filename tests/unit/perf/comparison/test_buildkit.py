@@ -110,6 +110,11 @@ def test_a_bake_finds_the_directories_that_it_writes_its_caches_to(
     monkeypatch.setattr(place, "store", lambda _: Store(tmp_path, "http://store"), raising=False)
     written = Local(place).caches("one", first=True).written
     assert written == "type=local,dest=one,mode=max"
+    zstd = Local(place, "zstd")
+    form = "compression=zstd,force-compression=true"
+    assert zstd.name == "buildkit-local-zstd"
+    assert zstd.caches("one", first=True).written == f"{written},{form}"
+    assert zstd.job().form == "compression=zstd"
     assert (tmp_path / "one").is_dir()
 
 

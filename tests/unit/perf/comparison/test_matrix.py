@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from perf.comparison.matrix import Cell, chosen, matrix, quick
-from perf.comparison.names import DANCE, PEERS, PLAIN, SCENARIOS, crowd
+from perf.comparison.names import DANCE, PEERS, PLAIN, SCENARIOS, VARIANTS, crowd
 from perf.comparison.peers import table
 
 
@@ -26,8 +26,10 @@ def test_every_other_axis_is_varied_alone_on_two_scenarios() -> None:
     for cell in others:
         about = cell.about()
         differs = {name for name in about if about[name] != base[name]}
-        assert differs - {"axis", "scenario"} == {cell.axis}
-    for axis in ("change", "network", "medium", "mounts"):
+        # What is compressed how is the peers' own matter.
+        others_own = set() if cell.axis == "compression" else {cell.axis}
+        assert differs - {"axis", "scenario", "apart"} == others_own
+    for axis in ("change", "network", "medium", "mounts", "compression"):
         assert len({cell.scenario for cell in others if cell.axis == axis}) == 2
 
 
@@ -62,13 +64,13 @@ def test_no_two_cells_have_one_name() -> None:
 
 
 def test_peers_that_are_compared_are_there() -> None:
-    assert set(table.PEERS) == set(PEERS)
+    assert set(table.PEERS) == {*PEERS, *VARIANTS}
 
 
 def test_only_what_was_asked_for() -> None:
     found = chosen(matrix(), axes=["base"], scenarios=["go"], peers=["warm"], rounds=2)
     assert found == [Cell("go", ("warm",), 2)]
-    # A cell that none of the peers takes part in.
+    # Cells that none of the peers takes part in.
     assert not chosen(matrix(), axes=["mounts"], peers=["dind-kept"])
 
 

@@ -70,29 +70,35 @@ def test_every_other_axis_has_its_section_and_the_base_beside_it() -> None:
             "n": _cell(axis="network", network="200mbit-20ms", link=None),
             "d": _cell(axis="medium", medium="disk"),
             "m": _cell(axis="mounts", mounts=False),
+            "as zstd": _cell(axis="compression"),
             "t": _cell(axis="size", scenario="cache-1gb", cache_bytes=1_000_000_000, apart=True),
             "s": _cell(axis="size", cache_bytes=100_000_000_000, simulated=True),
             "the crowd": _cell(axis="pods"),
         }
     )
-    titles = ["Other changes", "Other networks", "Other media", "Without cache mounts",
-              "Size of the cache", "Pods at once on one store"]  # fmt: skip
+    titles = [
+        *("Other changes", "Other networks", "Other media", "Without cache mounts"),
+        *("Caches as gzip and as zstd", "Size of the cache", "Pods at once on one store"),
+    ]
     of = [title if title.startswith("Size") else f"{title}: python" for title in titles]
-    assert _sections(document)[3:9] == of
+    assert _sections(document)[3:10] == of
     for row in (
         "| line | warm | 2 |",
         "| dependency | warm | 2 |",
-        "| 200mbit-20ms (not measured) | warm | 2 |",
+        "| 200mbit-20ms | warm | 2 |",
         "| tmpfs | warm | 2 |",
         "| disk | warm | 2 |",
         "| with | warm | 2 |",
         "| without | warm | 2 |",
+        "| as zstd | warm | 2 |",
         "| 1 GB | warm | 2 |",
         "| 100 GB (simulated) | warm | 2 |",
         "| the crowd | warm | 2 |",
     ):
         assert row in document
-    assert document.count("| 1gbit-1ms (970 Mbit/s, 1.1 ms) | warm | 2 |") == 1
+    assert document.count("| 1gbit-1ms | warm | 2 |") == 1
+    links = "The link as measured: 1gbit-1ms: 970 Mbit/s, 1.1 ms; 200mbit-20ms: not measured."
+    assert document.count(links) == 1
 
 
 def test_what_went_wrong_stands_beside_the_rounds() -> None:
