@@ -50,9 +50,10 @@ class AgentClient:
         """Open the stream that puts one object on disk."""
         return self._stub.Fill()
 
-    async def fail(self, object_id: agent_pb2.ObjectId, reason: str) -> None:
-        """Tell everybody who waits for the object that it cannot be had."""
-        await self._stub.Fail(agent_pb2.FailRequest(object=object_id, reason=reason))
+    async def fail(self, object_id: agent_pb2.ObjectId, reason: str) -> bool:
+        """Tell everybody who waits for the object that it cannot be had; whether anybody did."""
+        request = agent_pb2.FailRequest(object=object_id, reason=reason)
+        return bool((await self._stub.Fail(request)).waited)
 
     async def capture(
         self, request: agent_pb2.CaptureRequest

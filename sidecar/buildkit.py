@@ -16,6 +16,8 @@ import grpc.aio
 
 from buildsvc._proto.moby.buildkit.v1 import control_pb2, control_pb2_grpc
 
+#: The directories that clients have sent, in the words of BuildKit's record filters.
+LOCAL_CONTEXTS = "type==source.local"
 #: Seconds between two calls of ``version`` when a connection broke.
 _AGAIN_AFTER = 0.02
 

@@ -114,6 +114,12 @@ def merged_config(user: Mapping[str, Any], ours: DaemonConfig, source: str = "")
         for keys, reason in _FORBIDDEN.items()
         if _value(user, keys) is not None
     ]
+    entries = _value(user, ("history", "maxEntries"))
+    if entries is not None and not (isinstance(entries, int) and entries > 0):
+        conflicts.append(
+            f"history.maxEntries = {entries!r} in {source}: expected a number from 1; without a"
+            " history the sidecar does not learn of builds"
+        )
     merged = _merge(ours.table(), user, (), source, conflicts)
     if conflicts:
         raise ConfigError(

@@ -44,7 +44,7 @@ from buildsvc._proto.buildsvc.cache.v1 import cache_pb2
 from buildsvc.cache.records import own_name
 from sidecar import databases
 from sidecar.agentclient import AgentClient
-from sidecar.buildkit import BuildKit
+from sidecar.buildkit import LOCAL_CONTEXTS, BuildKit
 from sidecar.cachemounts import Exclusion
 from sidecar.capture import (
     CapturedBlob,
@@ -55,13 +55,11 @@ from sidecar.capture import (
     named,
 )
 from sidecar.losses import Losses
-from sidecar.pause import NotStopped, paused
+from sidecar.pause import NotStopped, children, paused
 from sidecar.stored import Stored
 
 #: Seconds that the agent may take to finish its calls while the daemon is stopped.
 _FREEZE_WITHIN = 5.0
-#: In the words of BuildKit's record filters.
-_LOCAL_CONTEXTS = "type==source.local"
 #: Begin again this often when builds or the daemon's own collection get in between.
 _ATTEMPTS = 8
 
@@ -159,7 +157,7 @@ class Checkpointer:
         copied = self._scratch / "databases"
         why = skipped = ""
         for _ in range(_ATTEMPTS):
-            await self._prune([_LOCAL_CONTEXTS])
+            await self._prune([LOCAL_CONTEXTS])
             before = await asyncio.to_thread(databases.transactions, self._daemon.root)
             await self._expect_idle()
             first = await self._agent.inspect()
@@ -263,11 +261,8 @@ class Checkpointer:
             async with paused(self._daemon.pid):
                 try:
                     state = await self._agent.freeze(_FREEZE_WITHIN)
-                    after = await asyncio.to_thread(databases.transactions, self._daemon.root)
-                    if state.breaks_pending:
-                        return None, "a blob is being fetched"
-                    if state.sequence != first.sequence or after != before:
-                        return None, "the daemon was at work"
+                    if moved := await self._moved(first, before, state):
+                        return None, moved
                     if missing := await self._missing_blobs(state):
                         return None, f"{len(missing)} blobs are new"
                     if strays := await self._end_strays():
@@ -287,6 +282,19 @@ class Checkpointer:
                 raise
             return None, "the agent did not come to rest"
         return (state, blobs, size), ""
+
+    async def _moved(
+        self, first: agent_pb2.State, before: tuple[int, ...], state: agent_pb2.State
+    ) -> str:
+        """Say what has happened since ``first``, or still does; empty for nothing."""
+        if state.breaks_pending:
+            return "a blob is being fetched"
+        after = await asyncio.to_thread(databases.transactions, self._daemon.root)
+        if state.sequence != first.sequence or after != before:
+            return "the daemon was at work"
+        # A build's record may end before its steps do, and some builds have none.
+        running = await asyncio.to_thread(children, self._daemon.pid)
+        return "a step was still running" if running else ""
 
     async def _finish(
         self,

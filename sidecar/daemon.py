@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc.aio
 
-from sidecar.buildkit import BuildKit
+from sidecar.buildkit import LOCAL_CONTEXTS, BuildKit
 from sidecar.commands import Command
 from sidecar.guardclient import Namespace, NamespaceLostError, StartError
 from sidecar.status import Status
@@ -42,14 +42,17 @@ class Buildkitd:
         self,
         namespace: Namespace,
         command: Command,
+        private: Command,
         api: BuildKit,
         status: Status,
         *,
         nofsync: bool,
         lost: asyncio.Future[str],
     ) -> None:
+        """``private`` starts it where no client reaches it."""
         self._namespace = namespace
         self._command = command
+        self._private = private
         self._api = api
         self._status = status
         self._nofsync = nofsync
@@ -64,24 +67,26 @@ class Buildkitd:
         """It ended by itself; negative for a signal."""
         self._exits.put_nowait(status)
 
-    async def forget(self, records: Sequence[str], private: Command) -> None:
+    async def forget(self, records: Sequence[str]) -> None:
         """Have it drop the records, and the snapshots that are theirs, before it has clients.
-
-        ``private`` starts it where no client reaches it: one that waits would be served from
-        these records.
 
         Raises:
             Lost: it does not answer, exits, or cannot drop them.
         """
-        await self.start(private)
+        dropped = await self._without([f"id=={record}" for record in records])
+        self._status.dropped(len(dropped))
+
+    async def _without(self, filters: Sequence[str]) -> frozenset[str]:
+        """Drop what matches while no client reaches it: one that waits would be served from it."""
+        await self.start(self._private)
         try:
             async with asyncio.timeout(ANSWERS_WITHIN):
-                dropped = await self._api.prune([f"id=={record}" for record in records])
-            self._status.dropped(len(dropped))
+                dropped = await self._api.prune(filters)
             await self._namespace.stop_daemon(_STOPS_WITHIN)
         except (TimeoutError, grpc.aio.AioRpcError, NamespaceLostError, StartError) as problem:
             raise Lost(f"what is lost cannot be dropped from the cache: {problem!r}") from problem
         self.pid = 0
+        return dropped
 
     async def start(self, command: Command | None = None) -> None:
         """Start it on the root and wait for its answer.
@@ -119,7 +124,9 @@ class Buildkitd:
     async def keep(self, ended: Callable[[], None]) -> None:
         """Start it again on the same root each time it ends, and ``ended`` is called then.
 
-        Its databases survive a killed process.
+        Its databases survive a killed process. The directories that clients send do not: it writes
+        their checksums down when it has all of one, so a file that was written just before its end
+        would be taken for the one before, and what is made of it kept under a wrong key.
 
         Raises:
             Lost: it ended too often, or does not come back.
@@ -128,6 +135,7 @@ class Buildkitd:
         for _ in range(_RESTARTS):
             self._ended(ended)
             try:
+                await self._without([LOCAL_CONTEXTS])
                 await self.start()
             except _Exited as again:
                 status = again.status

@@ -86,7 +86,7 @@ class Epoch:
         self._watching: asyncio.Task[None] | None = None
         self._answered = asyncio.Event()
         self._daemon = Buildkitd(
-            namespace, launch.daemon(paths), self._api, status,
+            namespace, launch.daemon(paths), launch.private(paths), self._api, status,
             nofsync=settings.nofsync, lost=self.lost,
         )  # fmt: skip
         self._store = store
@@ -124,7 +124,7 @@ class Epoch:
             Lost: it does not answer, or exits.
         """
         if self.inherited.unfit:
-            await self._daemon.forget(self.inherited.unfit, self._launch.private(self._paths))
+            await self._daemon.forget(self.inherited.unfit)
         # What a client builds before the daemon's first answer is not among them.
         earlier = await asyncio.to_thread(databases.remembered_builds, self._paths.buildkit)
         self._builds.pass_over(earlier)

@@ -43,13 +43,32 @@ async def paused(pid: int) -> AsyncIterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+def children(pid: int) -> list[int]:
+    """Return the processes that it has started and that have not ended. Blocks."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, parent = _state_and_parent(entry / "stat")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if parent == pid and state not in (b"Z", b"X"):
+                found.append(int(entry.name))
+    return found
+
+
+def _state_and_parent(path: Path) -> tuple[bytes, int]:
+    # They follow the command's name, which is in parentheses and may hold any byte.
+    state, parent = path.read_bytes().rpartition(b")")[2].split(None, 2)[:2]
+    return state, int(parent)
+
+
 def _all_stopped(pid: int) -> bool:
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
-            stat = (task / "stat").read_bytes()
+            state, _ = _state_and_parent(task / "stat")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        # The state follows the command's name, which is in parentheses and may hold any byte.
-        if stat[stat.rindex(b")") + 2 : stat.rindex(b")") + 3] not in (b"T", b"Z", b"X"):
+        if state not in (b"T", b"Z", b"X"):
             return False
     return True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Container
-from contextlib import suppress
 
 import grpc.aio
 
@@ -288,15 +287,20 @@ class Restorer:
             elif self._downloads.finished != finished:
                 deadline = now() + self._demand_timeout
         # Whoever asked for what is removed does not wait any more.
-        if not item.done and not item.removed:
+        if item.done or item.removed:
+            return
+        ended = item.task.done()
+        reason = "could not be fetched" if ended else f"took over {self._demand_timeout:g} s"
+        if item.key.is_blob or await self._told(item, reason):
             self.given_up = item.key
-            ended = item.task.done()
-            reason = "could not be fetched" if ended else f"took over {self._demand_timeout:g} s"
-            if not item.key.is_blob:
-                # The build that waits for a mount is told why, before its daemon goes.
-                with suppress(grpc.aio.AioRpcError):
-                    await self._agent.fail(item.key.to_proto(), reason)
             self._on_lost(f"demanded object {item.key.name} {reason}")
+
+    async def _told(self, item: _Object, reason: str) -> bool:
+        """Tell a build that waits for a mount why, before its daemon goes; is there one still?"""
+        try:
+            return await self._agent.fail(item.key.to_proto(), reason)
+        except grpc.aio.AioRpcError:
+            return True
 
     async def _sibling_ready(self, item: _Object, fetch: asyncio.Task[None] | None) -> str:
         """Wait for the sibling; its name, empty if the object is to be fetched on its own."""

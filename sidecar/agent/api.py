@@ -85,7 +85,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
             # Whoever opened the file cannot be told; going on, it would read zeros.
             lost = f"blob {key.name} cannot be had: {request.reason}"
             self._events.publish(agent_pb2.Event(lost=lost))
-        return agent_pb2.FailResponse()
+        return agent_pb2.FailResponse(waited=waited)
 
     async def Capture(  # noqa: N802
         self, request: agent_pb2.CaptureRequest, context: Context

@@ -275,7 +275,10 @@ class SnapshotIndex:
     def _drop(self, row: Row) -> None:
         del self._rows[row.name]
         if row.parent:
-            self._children[row.parent].discard(row.name)
+            siblings = self._children[row.parent]
+            siblings.discard(row.name)
+            if not siblings:
+                del self._children[row.parent]
         self.version += 1
 
 

@@ -138,6 +138,8 @@ class LeasedBlobs:
         Calls `on_lost` when the lease had ended before.
         """
         leased = self._leased.pop(digest)
+        if self._overdue(leased):
+            self._on_lost(f"blob {digest} came after its opener had stopped waiting")
         os.utime(leased.descriptor, ns=(leased.blob.mtime_ns, leased.blob.mtime_ns))
         try:
             fcntl.fcntl(leased.descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
@@ -157,7 +159,10 @@ class LeasedBlobs:
         gone = [
             leased
             for leased in self._leased.values()
-            if leased.expiry is None and os.fstat(leased.descriptor).st_nlink == 0
+            if leased.expiry is None
+            and os.fstat(leased.descriptor).st_nlink == 0
+            # Broken a moment ago, it may not have been scanned yet.
+            and _intact(leased.descriptor)
         ]
         for leased in gone:
             del self._leased[leased.blob.digest]
@@ -183,6 +188,14 @@ class LeasedBlobs:
             if leased.expiry is None and not _intact(leased.descriptor):
                 leased.expiry = self._loop.call_later(self._limit, self._expired, digest)
                 self._on_break(digest)
+
+    def _overdue(self, leased: _Leased) -> bool:
+        """Whether the timer was due and has not run: the process stood still, the kernel did not.
+
+        What was broken for reading is a lease for readers after that, which ends without an error.
+        """
+        assert self._loop is not None
+        return leased.expiry is not None and leased.expiry.when() <= self._loop.time()
 
     def _expired(self, digest: str) -> None:
         if digest in self._leased:

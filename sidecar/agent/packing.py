@@ -131,8 +131,11 @@ class PackerClient:
         """Delete a pack file that has been uploaded. What is no pack of ours is left alone."""
         if path.parent == self._staging and path.name in self._files:
             self._files.remove(path.name)
-            await asyncio.to_thread(path.unlink, missing_ok=True)
-            self._released.set()
+            try:
+                await asyncio.to_thread(path.unlink, missing_ok=True)
+            finally:
+                # Whoever waits for room looks again, also when this call was given up.
+                self._released.set()
 
     async def _capture(self, capture: _Capture) -> Events:
         async with self._lock, aclosing(self._persist(capture)) as events:

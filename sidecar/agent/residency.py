@@ -41,6 +41,7 @@ class _Missing:
 
     def __init__(self) -> None:
         self.waiters: asyncio.Future[None] | None = None
+        self.count = 0
         self.removed = asyncio.Event()
 
 
@@ -118,7 +119,9 @@ class Residency:
         first = [key for key in wanted if key not in self._used]
         self._used.update(dict.fromkeys(first))
         started = self._clock()
-        waiting = {key: self._demand(key) for key in wanted if not self.is_local(key)}
+        waiting = {
+            key: self._demand(key) for key in dict.fromkeys(wanted) if not self.is_local(key)
+        }
         for key in first:
             if key not in waiting:
                 self._publish_use(key, 0.0)
@@ -129,16 +132,27 @@ class Residency:
                 if key in first:
                     self._publish_use(key, self._clock() - started)
         finally:
-            for future in waiting.values():
+            for key, future in waiting.items():
                 # A failure of one ends the wait for the others, which may fail later unseen.
                 future.add_done_callback(_seen)
+                self._leave(key, future)
 
     def _demand(self, key: ObjectId) -> asyncio.Future[None]:
         missing = self._missing[key]
         if missing.waiters is None:
             missing.waiters = asyncio.get_running_loop().create_future()
             self._events.publish(agent_pb2.Event(demand=key.message()))
+        missing.count += 1
         return missing.waiters
+
+    def _leave(self, key: ObjectId, future: asyncio.Future[None]) -> None:
+        """Ends the demand with the last of those who waited."""
+        missing = self._missing.get(key)
+        if missing is None or missing.waiters is not future:
+            return
+        missing.count -= 1
+        if not missing.count:
+            missing.waiters = None
 
     def _arrived(self, key: ObjectId, started: float, future: asyncio.Future[None]) -> None:
         if future.exception() is None:
@@ -152,7 +166,7 @@ class Residency:
     def _settle(missing: _Missing | None, error: Unavailable | None) -> None:
         if missing is None or missing.waiters is None:
             return
-        waiters, missing.waiters = missing.waiters, None
+        waiters, missing.waiters, missing.count = missing.waiters, None, 0
         if error is None:
             waiters.set_result(None)
         else:

@@ -59,6 +59,8 @@ class Snapshotter:
         self._changing = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
         self._measuring: dict[int, asyncio.Task[Usage]] = {}
+        self._doubtful: dict[str, Row] = {}
+        """By the name of a committed one that nobody has named since: the active one it was."""
         self._unasked: set[int] = set()
         """Ids of active snapshots whose mounts nobody has asked for since they were prepared."""
         self.sequence = 0
@@ -82,6 +84,7 @@ class Snapshotter:
         may commit it between this answer and its mount(2), which must not find an empty directory
         where our overlay was: it gets an overlay of its own, of what stays where it is.
         """
+        self._named(key)
         row = self._index.mountable(key)
         chain = self._index.chain(row.parent)
         await self._require([row, *chain])
@@ -92,8 +95,11 @@ class Snapshotter:
 
         A commit that fails, or that nobody waits for any more, has not happened: containerd has
         rolled its own side back then, goes on with the active one, and would take the committed one
-        for garbage.
+        for garbage. So it has when it names the active one later, or lets the committed one be
+        removed without ever having named it: its own transaction may fail after our answer, and a
+        caller give up while that is on its way.
         """
+        self._named(key)
         row = self._index.get(key)
         if row.lazy:
             # The object changes its name: whoever fetches it must be through.
@@ -106,14 +112,19 @@ class Snapshotter:
 
     async def remove(self, key: str) -> None:
         """Removes a snapshot; its directory goes in the background."""
+        if (active := self._doubtful.get(key)) is not None:
+            await self._whole(lambda: self._revert(key, active))
+            return
         await self._whole(lambda: self._remove(key))
 
     async def update(self, name: str, labels: Mapping[str, str], paths: Sequence[str]) -> Row:
         """Changes the labels that the paths name, all of them when there is no path."""
+        self._named(name)
         return await self._whole(lambda: self._update(name, labels, paths))
 
     def stat(self, name: str) -> Row:
         """The row of a snapshot."""
+        self._named(name)
         return self._index.get(name)
 
     def walk(self, expressions: Sequence[str]) -> list[Row]:
@@ -126,6 +137,7 @@ class Snapshotter:
 
     async def usage(self, name: str) -> Usage:
         """Disk usage of a snapshot without its parents; known ones are not measured again."""
+        self._named(name)
         row = self._index.get(name)
         if row.usage is not None:
             return row.usage
@@ -191,6 +203,7 @@ class Snapshotter:
     async def _create(
         self, kind: Kind, key: str, parent: str, labels: Mapping[str, str], *, direct: bool
     ) -> list[Mount]:
+        self._named(parent)
         await self._require(self._index.check_create(key, parent))
         return await self._whole(lambda: self._create_now(kind, key, parent, labels, direct=direct))
 
@@ -252,6 +265,7 @@ class Snapshotter:
         except OSError:
             await self._revert(name, active)
             raise
+        self._doubtful[name] = active
         self._measure(row)
         self._events.publish(agent_pb2.Event(committed=name))
 
@@ -259,11 +273,25 @@ class Snapshotter:
         async with self._changing:
             # Not there if the commit was refused, or its caller gave up before it began.
             if name in self._index and self._index.get(name).id == active.id:
-                self._index.revert(self._index.get(name), active)
-                self._touch(active)
+                self._undo(name, active)
         # On a full disk it goes with the next write.
         with contextlib.suppress(OSError):
             await self._file.flush()
+
+    def _undo(self, name: str, active: Row) -> None:
+        self._doubtful.pop(name, None)
+        self._index.revert(self._index.get(name), active)
+        self._touch(active)
+
+    def _named(self, name: str) -> None:
+        """Learn from a call that names a snapshot how its commit has ended for containerd."""
+        self._doubtful.pop(name, None)
+        if name in self._index:
+            return
+        for committed, active in self._doubtful.items():
+            if active.name == name:
+                self._undo(committed, active)
+                return
 
     async def _remove(self, key: str) -> None:
         async with self._changing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import shutil
@@ -61,5 +62,7 @@ def _delete(directory: str) -> None:
     try:
         shutil.rmtree(directory, ignore_errors=True)
     except RecursionError:
-        # A RUN step may make a thousand directories in one another.
-        subprocess.run(["rm", "-rf", "--", directory], check=False, stderr=subprocess.DEVNULL)
+        # A RUN step may make a thousand directories in one another. Without a process to spare they
+        # stay until the root goes; the thread must not end with them.
+        with contextlib.suppress(OSError):
+            subprocess.run(["rm", "-rf", "--", directory], check=False, stderr=subprocess.DEVNULL)

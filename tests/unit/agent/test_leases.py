@@ -132,6 +132,22 @@ async def test_a_blob_released_before_anybody_asks_opens_at_once(scene: Scene) -
     assert scene.lost.empty()
 
 
+async def test_what_comes_after_the_time_is_a_loss_though_the_timer_has_not_run(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a pod that was frozen: the kernel has let the opener go on."""
+    scene.blobs.place([scene.blob("a")])
+    reader = await scene.reader("a")
+    assert await scene.broken.get() == "a"
+    loop = asyncio.get_running_loop()
+    later = loop.time() + leases.break_time()
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "time", lambda: later)
+        scene.blobs.release("a")
+    assert "stopped waiting" in scene.lost.get_nowait()
+    await reader.communicate()
+
+
 async def test_a_lease_that_ended_without_us_is_a_loss(scene: Scene) -> None:
     scene.blobs.place([scene.blob("a")])
     # What the kernel does when lease-break-time is over.

@@ -115,6 +115,31 @@ async def test_one_who_gives_up_does_not_disturb_the_others(residency: Residency
     await second
 
 
+async def test_a_demand_ends_with_the_last_who_waits(events: Events, residency: Residency) -> None:
+    with events.listening() as queue:
+        first, second = await begun(residency, A), await begun(residency, A, A)
+        for task, left in ((first, [A]), (second, [])):
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert residency.demanded() == left
+        assert not residency.fail(A, "nobody waits")
+        assert demands(queue) == ["a"]
+        again = await begun(residency, A)
+        assert demands(queue) == ["a"]
+    residency.mark_local(A)
+    await again
+
+
+async def test_who_opened_a_file_waits_whoever_else_gives_up(residency: Residency) -> None:
+    residency.demand(A)
+    task = await begun(residency, A)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert residency.is_demanded(A)
+
+
 async def test_demands_from_outside_are_counted_too(
     events: Events, residency: Residency, clock: Clock
 ) -> None:

@@ -414,6 +414,31 @@ async def test_a_commit_whose_answer_comes_too_late_has_not_happened(world: Worl
         assert [row.name for row in later.index.walk()] == ["step"]
 
 
+async def test_whoever_names_the_active_one_again_has_not_committed_it(world: World) -> None:
+    """containerd's transaction failed after our answer; it names only what its database has."""
+    await commit(world, "base")
+    await world.snapshotter.prepare("step", "base", {})
+    number = world.snapshotter.stat("step").id
+    await world.snapshotter.commit("stage", "step", "", {})
+    assert world.snapshotter.stat("step").id == number
+    assert "stage" not in world.index
+    await world.snapshotter.commit("stage", "step", "", {})
+    await world.snapshotter.commit("stage", "step", "", {})
+    assert world.snapshotter.stat("stage").id == number
+    with pytest.raises(NotFound):
+        world.snapshotter.stat("step")
+
+
+async def test_what_was_never_named_is_not_removed_with_its_first_collection(world: World) -> None:
+    await world.snapshotter.prepare("step", "", {})
+    await world.snapshotter.commit("stage", "step", "", {})
+    await world.snapshotter.remove("stage")
+    assert [row.name for row in world.index.walk()] == ["step"]
+    # What containerd does not know as the active one either goes with the next.
+    await world.snapshotter.remove("step")
+    assert len(world.index) == 0
+
+
 async def test_a_commit_that_is_refused_leaves_the_other_one(world: World) -> None:
     await commit(world, "stage")
     await world.snapshotter.prepare("step", "", {})

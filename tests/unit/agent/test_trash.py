@@ -6,6 +6,8 @@ import asyncio
 import os
 from pathlib import Path
 
+import pytest
+
 from sidecar.agent.trash import Trash
 
 
@@ -19,6 +21,26 @@ def _nested(directory: Path, depth: int) -> None:
             inside = deeper
     finally:
         os.close(inside)
+
+
+async def test_without_a_process_to_spare_others_are_deleted_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    trash = Trash()
+    for name in ("deep", "next"):
+        (tmp_path / name).mkdir()
+    await asyncio.to_thread(_nested, tmp_path / "deep", 1500)
+    with monkeypatch.context() as patched:
+        patched.setattr("sidecar.agent.trash.subprocess.run", refused)
+        trash.throw(str(tmp_path / "deep"))
+        trash.throw(str(tmp_path / "next"))
+        await trash.emptied()
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+    trash.throw(str(tmp_path / "deep"))
+    await trash.emptied()
 
 
 async def test_more_directories_in_one_another_than_python_can_call(tmp_path: Path) -> None:

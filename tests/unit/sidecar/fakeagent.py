@@ -57,6 +57,9 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
         self.states: list[agent_pb2.State] = []
         #: Answers to Freeze in turn; then it is the state.
         self.frozen_states: list[agent_pb2.State] = []
+        #: Whether anybody waits for what fails, and that it has been asked.
+        self.waited = True
+        self.asked_who_waits = asyncio.Event()
         self.freeze_fails = False
         self.frozen = False
         self.thawed = 0
@@ -134,7 +137,8 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
             yield event
 
     async def Fail(self, _: agent_pb2.FailRequest, __: Context) -> agent_pb2.FailResponse:  # noqa: N802
-        return agent_pb2.FailResponse()
+        self.asked_who_waits.set()
+        return agent_pb2.FailResponse(waited=self.waited)
 
     async def Inspect(self, _: agent_pb2.InspectRequest, __: Context) -> agent_pb2.State:  # noqa: N802
         return self.states.pop(0) if self.states else self.state

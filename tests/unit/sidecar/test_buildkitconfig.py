@@ -77,6 +77,7 @@ def test_the_users_settings_stay() -> None:
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
+        ("[history]\nmaxEntries = 0", ["history.maxEntries = 0 in user.toml", "does not learn"]),
         ('root = "/x"', ["root = '/x' in user.toml", "'/e/buildkit'"]),
         ('[grpc]\naddress = ["tcp://0.0.0.0:1"]', ["grpc.address", "fd://"]),
         ('[worker.oci]\nsnapshotter = "native"', ["worker.oci.snapshotter = 'native'"]),

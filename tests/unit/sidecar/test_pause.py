@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from sidecar.pause import paused
+from sidecar.pause import children, paused
 
 _PROGRAM = """
 import sys, threading, time
@@ -67,3 +68,21 @@ async def test_a_process_that_is_gone_is_told() -> None:
     with pytest.raises(ProcessLookupError):
         async with paused(child.pid):
             pass
+
+
+async def test_children_are_those_that_have_not_ended(
+    program: asyncio.subprocess.Process, tmp_path: Path
+) -> None:
+    async def ours() -> list[int]:
+        return await asyncio.to_thread(children, os.getpid())
+
+    assert program.pid in await ours()
+    assert await asyncio.to_thread(children, program.pid) == []
+    # Its name may hold anything.
+    strange = tmp_path / "a) Z 1 (b"
+    strange.symlink_to("/bin/sleep")
+    child = await asyncio.create_subprocess_exec(strange, "60")
+    assert child.pid in await ours()
+    child.kill()
+    await child.wait()
+    assert child.pid not in await ours()

@@ -294,6 +294,21 @@ async def test_a_demand_that_cannot_be_had_loses_the_root(scene: Scene) -> None:
         assert await scene.lost.get() == "demanded object c could not be fetched"
 
 
+async def test_a_demand_that_nobody_waits_for_any_more_loses_nothing(scene: Scene) -> None:
+    await scene.publish()
+    scene.agent.corrupt["c"] = 99
+    scene.agent.waited = False
+    async with scene.running() as restorer:
+        await scene.fetched(5)
+        restorer.demand(ObjectKey.snapshot("c"))
+        await scene.agent.asked_who_waits.wait()
+        scene.agent.corrupt.clear()
+        restorer.demand(ObjectKey.snapshot("c"))
+        await scene.fetched(6)
+        assert scene.lost.empty()
+        assert restorer.given_up is None
+
+
 async def test_a_demand_for_what_is_removed_meanwhile_loses_nothing(scene: Scene) -> None:
     await scene.publish()
     scene.agent.removed.add("c")

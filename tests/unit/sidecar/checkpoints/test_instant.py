@@ -63,8 +63,10 @@ async def test_no_picture_waits_for_the_next_builds_end(scene: Scene) -> None:
         await scene.checkpointer().take()
 
 
-@pytest.mark.parametrize("what", ["snapshots", "databases", "blobs", "contexts", "strays"])
-async def test_whatever_came_in_between_begins_it_again(scene: Scene, what: str) -> None:
+@pytest.mark.parametrize("what", ["snapshots", "databases", "blobs", "contexts", "strays", "steps"])
+async def test_whatever_came_in_between_begins_it_again(
+    scene: Scene, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scene.agent.state = agent_pb2.State(sequence=5)
     rounds = [[DATABASES]]
     if what == "snapshots":
@@ -75,6 +77,9 @@ async def test_whatever_came_in_between_begins_it_again(scene: Scene, what: str)
         scene.databases.contexts = [1, 0]
     elif what == "strays":
         scene.strays = [1, 0]
+    elif what == "steps":
+        running = [[4711], []]
+        monkeypatch.setattr(checkpoint, "children", lambda _: running.pop(0))
     else:
         new = {"sha256:n": 1}
         scene.databases.blobs = [{}, new]

@@ -66,10 +66,10 @@ class Scene:
         await self.status.until(lambda status: any(span.name == ref for span in status.timeline))
 
     async def died_and_answers_again(self, status: int = -9) -> None:
-        """The daemon alone dies, and the one after it has answered."""
+        """The daemon alone dies, and the one after it has answered, first to the sidecar alone."""
         before = self._answers()
         await self.namespace.daemon_dies(status)
-        await self.status.until(lambda _: self._answers() > before)
+        await self.status.until(lambda _: self._answers() > before + 1)
 
     def _answers(self) -> int:
         spans = (span for span in self.status.timeline if span.kind is Kind.DAEMON)

@@ -124,8 +124,10 @@ async def test_a_daemon_is_started_again_on_the_same_root(scene: Scene) -> None:
         assert not scene.epoch.lost.done()
         assert scene.status.counts.family("builds") == {"failed": 2, "ok": 2}
         assert scene.status.counts.plain["daemon_exits"] == 2
+        # Before clients reach it again, it has forgotten the directories that they had sent.
+        assert scene.namespace.daemon.pruned == ["type==source.local"] * 2
     assert scene.namespace.asked.count("start") == 1
-    assert scene.namespace.asked.count("start-daemon") == 3
+    assert scene.namespace.asked.count("start-daemon") == 5
 
 
 async def test_a_daemon_that_keeps_dying_loses_the_root(scene: Scene) -> None:
@@ -134,7 +136,7 @@ async def test_a_daemon_that_keeps_dying_loses_the_root(scene: Scene) -> None:
         await scene.died_and_answers_again(-11)
         await scene.namespace.daemon_dies(-11)
         assert "3 times, now with status -11" in await scene.epoch.lost
-    assert scene.namespace.asked.count("start-daemon") == 3
+    assert scene.namespace.asked.count("start-daemon") == 5
 
 
 async def test_a_daemon_that_ends_again_while_it_starts_again(scene: Scene) -> None:
@@ -143,7 +145,7 @@ async def test_a_daemon_that_ends_again_while_it_starts_again(scene: Scene) -> N
         await scene.died_and_answers_again()
         assert not scene.epoch.lost.done()
         assert scene.status.counts.plain["daemon_exits"] == 2
-    assert scene.namespace.asked.count("start-daemon") == 3
+    assert scene.namespace.asked.count("start-daemon") == 4
 
 
 async def test_a_daemon_that_does_not_come_back_loses_the_root(scene: Scene) -> None:
