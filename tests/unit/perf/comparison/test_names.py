@@ -8,6 +8,7 @@ from perf.comparison.names import (
     NO_START,
     PEERS,
     REMOTE,
+    VARIANTS,
     WARM,
     beside,
     crowd,
@@ -17,8 +18,8 @@ from perf.comparison.peers import table
 
 
 def test_every_peer_that_is_measured_has_its_place() -> None:
-    assert set(PEERS) == set(table.PEERS)
-    assert len(set(PEERS)) == len(PEERS)
+    assert {*PEERS, *VARIANTS} == set(table.PEERS)
+    assert len({*PEERS, *VARIANTS}) == len(PEERS) + len(VARIANTS)
     caches = ("registry-zstd", "registry-gzip", "registry-plain", "cache-dance", "inline")
     more = ("local", "s3-zstd", "s3-gzip")
     others = ("kaniko", "dind-cache-from", "buildah")
