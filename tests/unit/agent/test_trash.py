@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,21 +27,25 @@ def _nested(directory: Path, depth: int) -> None:
 async def test_without_a_process_to_spare_others_are_deleted_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(*_: object, **__: object) -> None:
-        raise BlockingIOError(11, "Resource temporarily unavailable")
-
     trash = Trash()
     for name in ("deep", "next"):
         (tmp_path / name).mkdir()
-    await asyncio.to_thread(_nested, tmp_path / "deep", 1500)
-    with monkeypatch.context() as patched:
-        patched.setattr("sidecar.agent.trash.subprocess.run", refused)
-        trash.throw(str(tmp_path / "deep"))
-        trash.throw(str(tmp_path / "next"))
-        await trash.emptied()
-    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+    delete = shutil.rmtree
+
+    def too_deep(directory: str, **_: object) -> None:
+        if directory.endswith("deep"):
+            raise RecursionError
+        delete(directory)
+
+    def refused(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("sidecar.agent.trash.shutil.rmtree", too_deep)
+    monkeypatch.setattr("sidecar.agent.trash.subprocess.run", refused)
     trash.throw(str(tmp_path / "deep"))
+    trash.throw(str(tmp_path / "next"))
     await trash.emptied()
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
 
 
 async def test_more_directories_in_one_another_than_python_can_call(tmp_path: Path) -> None:

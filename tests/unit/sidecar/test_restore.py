@@ -304,7 +304,8 @@ async def test_a_demand_that_nobody_waits_for_any_more_loses_nothing(scene: Scen
         await scene.agent.asked_who_waits.wait()
         scene.agent.corrupt.clear()
         restorer.demand(ObjectKey.snapshot("c"))
-        await scene.fetched(6)
+        await scene.fetched(7)
+        assert scene.ended(scene.status)[-1] == "c: ok"
         assert scene.lost.empty()
         assert restorer.given_up is None
 
