@@ -82,6 +82,7 @@ class Residency:
 
     def forget(self, key: ObjectId) -> None:
         """The object is gone: whoever waits is told so, and whoever fills it."""
+        self._used.pop(key, None)
         missing = self._missing.pop(key, None)
         if missing is not None:
             missing.removed.set()
