@@ -10,7 +10,7 @@ class ChangedWhileReading(BuildsvcError):
 
 
 class WorkerLost(BuildsvcError):
-    """A worker process died again and again on one task (memory limit, or a defect)."""
+    """A worker process died again and again on one task, or none could be started."""
 
 
 class NotCapturable(BuildsvcError):

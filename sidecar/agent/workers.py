@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 PART_BYTES = 8 << 20
 #: Workers that may die of one task before it is given up.
 DEATHS = 3
+#: Seconds for which a task waits for a process that cannot be started: a RUN step may have all
+#: that a pod is allowed. Less than a leased file's opener is held.
+STARTING_SECONDS = 10.0
+#: The longest pause between two tries, in seconds; the first one is a sixteenth of it.
+STARTING_PAUSE = 0.8
 
 R = TypeVar("R")
 
@@ -38,6 +43,8 @@ class _Job:
     request: messages.Request
     answer: asyncio.Future[messages.Reply]
     deaths: int = 0
+    #: When no process could be started for it at first, in the event loop's seconds.
+    waits_since: float | None = None
     worker: Process | None = None
     left: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -188,34 +195,49 @@ class Unpackers:
 
     async def _work(self) -> None:
         process: Process | None = None
+        pause = STARTING_PAUSE / 16
         try:
             process = await self._first()
             while True:
                 job = await self._queue.take()
                 if job.answer.done():
                     continue
-                if process is None or process.dead:
-                    process = await self._again(process)
-                    if job.answer.done():
-                        continue
-                process = await self._do(job, process)
+                process = await self._living(process, job)
+                if process is None:
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, STARTING_PAUSE)
+                    continue
+                pause = STARTING_PAUSE / 16
+                if not job.answer.done():
+                    process = await self._do(job, process)
         finally:
             if process is not None:
                 await process.end()
 
     async def _first(self) -> Process | None:
-        return await Process.adopt(self._spares.popleft()) if self._spares else await _started()
+        if self._spares:
+            return await Process.adopt(self._spares.popleft())
+        with suppress(OSError):
+            return await Process.start("unpack")
+        return None
 
-    async def _again(self, process: Process | None) -> Process | None:
-        if process is not None:
-            await process.end()
-        return await _started()
-
-    async def _do(self, job: _Job, process: Process | None) -> Process | None:
-        """Let the process do a job; the process again unless it has died."""
-        if process is None:
-            self._repeat(job)
+    async def _living(self, process: Process | None, job: _Job) -> Process | None:
+        """A process for the job, this one unless it has died; None, and the job waits, without."""
+        if process is not None and not process.dead:
+            return process
+        try:
+            if process is not None:
+                await process.end()
+            return await Process.start("unpack")
+        except asyncio.CancelledError:
+            job.answer.cancel()
+            raise
+        except OSError as error:
+            self._wait(job, error)
             return None
+
+    async def _do(self, job: _Job, process: Process) -> Process | None:
+        """Let the process do a job; the process again unless it has died."""
         try:
             job.worker = process
             job.left.clear()
@@ -236,6 +258,7 @@ class Unpackers:
             job.left.set()
 
     def _repeat(self, job: _Job) -> None:
+        """The process that did it has died."""
         if job.answer.done():
             return
         job.deaths += 1
@@ -249,13 +272,22 @@ class Unpackers:
                 )
             )
 
-
-async def _started() -> Process | None:
-    """Start a process; None when there cannot be one now (memory, number of processes)."""
-    try:
-        return await Process.start("unpack")
-    except OSError:
-        return None
+    def _wait(self, job: _Job, error: OSError) -> None:
+        """There is no process for it now; another worker's may come first."""
+        if job.answer.done():
+            return
+        now = asyncio.get_running_loop().time()
+        if job.waits_since is None:
+            job.waits_since = now
+        if now - job.waits_since < STARTING_SECONDS:
+            self._queue.put_back(job)
+        else:
+            job.answer.set_exception(
+                WorkerLost(
+                    f"no process could be started for {STARTING_SECONDS:g} s ({error})",
+                    advice="allow the pod more processes or more memory",
+                )
+            )
 
 
 def _parts(chunks: Iterable[agent_pb2.StagedChunk]) -> Iterator[list[StagedChunk]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import signal
@@ -247,6 +248,52 @@ async def test_a_task_that_kills_its_workers_is_given_up(
         assert len(started) == DEATHS
         await task.run(unpackers)
     assert describe(task.target) == describe(task.source)
+
+
+class _Full:
+    """No process can be started, `times` times, or until further notice."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, times: int = sys.maxsize) -> None:
+        self.left = times
+        start = Process.start
+
+        async def starting(kind: str, *arguments: str) -> Process:
+            if self.left:
+                self.left -= 1
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            return await start(kind, *arguments)
+
+        monkeypatch.setattr(Process, "start", starting)
+        monkeypatch.setattr(workers, "STARTING_PAUSE", 0.001)
+
+
+async def test_a_task_waits_for_room_for_a_process(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = _Full(monkeypatch, DEATHS * 5)
+    async with Unpackers(2) as unpackers:
+        await task.run(unpackers)
+    assert not full.left
+    assert describe(task.target) == describe(task.source)
+
+
+async def test_the_processes_that_there_are_do_it_all_where_there_is_no_room(
+    task: Task, spare_workers: list[Started], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _Full(monkeypatch)
+    async with Unpackers(4, spare_workers) as unpackers:
+        await task.run(unpackers)
+    assert describe(task.target) == describe(task.source)
+
+
+async def test_a_task_does_not_wait_for_ever_for_a_process(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _Full(monkeypatch)
+    monkeypatch.setattr(workers, "STARTING_SECONDS", 0.01)
+    async with Unpackers(1) as unpackers:
+        with pytest.raises(WorkerLost, match="temporarily unavailable"):
+            await unpackers.prepare(task.tree, task.target, priority=demand)
 
 
 async def test_demand_goes_first_also_if_it_comes_to_what_waits(
